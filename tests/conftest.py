@@ -1,0 +1,16 @@
+"""What every test shares: one BLAS thread per worker, no windows, reproducible examples."""
+
+from __future__ import annotations
+
+import os
+
+# before NumPy is imported: the workers of pytest-xdist already use every core
+for variable in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+from hypothesis import settings
+
+# no deadline: the first example may compile a graph; derandomised: CI sees what a developer saw
+settings.register_profile("pymc_sph", deadline=None, derandomize=True, print_blob=True)
+settings.load_profile("pymc_sph")
