@@ -1,0 +1,372 @@
+"""Independent fluids side by side, from the start to the final check; free of PyMC.
+
+`Ensemble` is the fit under way, a value like everything in the engine: `step` returns a new one.
+`fit_density` runs it for a user with a log density instead of a PyMC model.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pymc_sph import importance
+from pymc_sph.fluid import schedule as scheduling
+from pymc_sph.fluid import simulate
+from pymc_sph.fluid.schedule import Plan, Schedule
+from pymc_sph.fluid.simulate import Simulation
+from pymc_sph.fluid.state import new_fluid
+from pymc_sph.fluid.step import LogDensity, Observation, Rates
+from pymc_sph.importance import Verdict
+from pymc_sph.mixture import FluidMixture, fit_shares
+from pymc_sph.settings import Settings
+from pymc_sph.start import Gaussian, find_starts
+
+HALVINGS = 3
+"""Halvings of the step sizes without progress after which a fluid has converged."""
+NEGLIGIBLE = 1e-3
+"""Share of q below which a fluid is said not to agree with the others."""
+CHECK, START, POSITIONS = 1, 2, 3
+"""Keys that keep the random streams of a fit apart."""
+
+
+class StartError(ValueError):
+    """No path of the start came to a point where a Gaussian has a finite ELBO."""
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What one step of the ensemble saw; fluids that have stopped count with their last figures.
+
+    Attributes
+    ----------
+    step : int
+        Steps taken, this one included.
+    elbo, ess : float
+        Best fluid's ELBO (nats) and its relative importance ESS, over the probes of the step.
+    temperature : float
+        Highest temperature of the step.
+    elbos : (F,)
+        ELBO of every fluid, nats.
+    n_evaluations, n_nonfinite : int
+        Gradients spent so far, the start included; probes set aside so far.
+    """
+
+    step: int
+    elbo: float
+    ess: float
+    temperature: float
+    elbos: np.ndarray
+    n_evaluations: int
+    n_nonfinite: int
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A finished fit.
+
+    Attributes
+    ----------
+    mixture : FluidMixture
+        The approximation q.
+    elbo : float
+        ELBO of q, nats.
+    fluid_elbo : (F,)
+        ELBO of each fluid alone, nats.
+    log_evidence, log_evidence_se : float
+        Log evidence by importance sampling from q, and its standard error, nats.
+    pareto_k, importance_ess : float
+        Pareto k and relative ESS of the weights of draws from q.
+    r_hat : float
+        Worst r_hat over the fluids that carry mass, in unconstrained space.
+    status : str
+        "converged", "max_steps", "interrupted" or "non_finite".
+    n_steps, n_evaluations, n_nonfinite : int
+        Steps, gradients, and probes and draws where log p was not finite.
+    verdict : Verdict
+        How far to trust it.
+    """
+
+    mixture: FluidMixture
+    elbo: float
+    fluid_elbo: np.ndarray
+    log_evidence: float
+    log_evidence_se: float
+    pareto_k: float
+    importance_ess: float
+    r_hat: float
+    status: str
+    n_steps: int
+    n_evaluations: int
+    n_nonfinite: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Independent fluids under way; see `start`.
+
+    Attributes
+    ----------
+    simulations : tuple of Simulation
+        The fluids.
+    last : tuple of Observation
+        What each fluid's last step saw.
+    settings : Settings
+        Settings of the fit.
+    seed : int
+        Seed of every random stream of the fit.
+    n : int
+        Largest number of steps.
+    n_evaluations, n_nonfinite : int
+        Gradients spent; probes set aside.
+    """
+
+    simulations: tuple[Simulation, ...]
+    last: tuple[Observation, ...]
+    settings: Settings
+    seed: int
+    n: int
+    n_evaluations: int
+    n_nonfinite: int
+
+    @classmethod
+    def start(
+        cls, target: LogDensity, points: np.ndarray, settings: Settings, seed: int, n: int
+    ) -> Ensemble:
+        """Run the L-BFGS paths and place the fluids.
+
+        Parameters
+        ----------
+        target : callable
+            theta (K, d) -> (log density (K,), gradient (K, d)), in unconstrained space.
+        points : (P, d)
+            Dispersed points of finite log density, a path each.
+        settings : Settings
+            Settings of the fit.
+        seed, n : int
+            Seed, and largest number of steps.
+
+        Raises
+        ------
+        StartError
+            If no path came to a Gaussian of finite ELBO.
+        """
+        points = np.atleast_2d(np.asarray(points, dtype="float64"))
+        starts, spent = find_starts(target, points, (seed, START))
+        if not starts:
+            raise StartError(
+                f"none of the {len(points)} starting points led to a region where the log density "
+                "is finite; give other points (`start`), or check the model's support"
+            )
+        simulations = tuple(
+            _place(start, i, settings, seed, n)
+            for i, start in enumerate(choose(starts, settings.fluids))
+        )
+        unseen = Observation(-np.inf, np.inf, 0.0, 0)
+        return cls(simulations, (unseen,) * len(simulations), settings, seed, n, spent, 0)
+
+    @property
+    def n_steps(self) -> int:
+        """Steps taken by the fluid that has gone furthest."""
+        return max(s.schedule.step for s in self.simulations)
+
+    @property
+    def done(self) -> bool:
+        """Whether every fluid has stopped, or `n` steps are taken."""
+        return self.n_steps >= self.n or not any(s.running for s in self.simulations)
+
+    @property
+    def status(self) -> str:
+        """Status of the fluids: the least finished one's, but "non_finite" only if all are."""
+        statuses = {s.schedule.status for s in self.simulations}
+        if scheduling.RUNNING in statuses:
+            return scheduling.MAX_STEPS if self.n_steps >= self.n else scheduling.RUNNING
+        return scheduling.CONVERGED if scheduling.CONVERGED in statuses else scheduling.NON_FINITE
+
+    def step(self, target: LogDensity) -> tuple[Ensemble, StepInfo]:
+        """Take one step with every fluid that still runs."""
+        simulations, last = list(self.simulations), list(self.last)
+        spent, nonfinite, hottest = self.n_evaluations, self.n_nonfinite, 1.0
+        for i, sim in enumerate(simulations):
+            if not sim.running:
+                continue
+            hottest = max(hottest, scheduling.temperature(sim.plan, sim.schedule.step))
+            simulations[i], last[i] = simulate.advance(sim, target)
+            spent += sim.n_probes
+            nonfinite += last[i].n_nonfinite
+        after = dataclasses.replace(
+            self,
+            simulations=tuple(simulations),
+            last=tuple(last),
+            n_evaluations=spent,
+            n_nonfinite=nonfinite,
+        )
+        elbos = np.array([seen.elbo for seen in last])
+        best = int(np.argmax(elbos))
+        info = StepInfo(
+            after.n_steps, float(elbos[best]), last[best].ess, hottest, elbos, spent, nonfinite
+        )
+        return after, info
+
+    def extend(self, n: int) -> Ensemble:
+        """Allow n more steps, and let fluids that had stopped go on at their last step sizes."""
+        simulations = tuple(
+            dataclasses.replace(s, schedule=scheduling.reopen(s.plan, s.schedule))
+            for s in self.simulations
+        )
+        return dataclasses.replace(self, simulations=simulations, n=self.n_steps + n)
+
+    def mixture(self) -> FluidMixture:
+        """Return the fluids as they are, with equal shares."""
+        n = len(self.simulations)
+        return FluidMixture(tuple(s.fluid for s in self.simulations), np.full(n, -np.log(n)))
+
+    def finish(self, target: LogDensity, status: str | None = None) -> FitResult:
+        """Fit the shares of the fluids, and check q against the target with fresh draws.
+
+        Parameters
+        ----------
+        target : callable
+            As in `start`.
+        status : str, optional
+            Overrides the status, as "interrupted" does.
+        """
+        rng = np.random.default_rng([self.seed, CHECK, self.n_steps])
+        mixture, theta, fluid_elbo = self._pool(target, rng)
+        draws = mixture.sample(self.settings.draws, rng).theta
+        logp, _ = target(draws)
+        log_w = np.where(np.isfinite(logp), logp, -np.inf) - mixture.log_density(draws)
+        finite = np.isfinite(log_w)
+        smoothed, k = importance.psis(log_w)
+        carrying = np.exp(mixture.log_weights) > NEGLIGIBLE
+        found = importance.Evidence(
+            ess=importance.relative_ess(log_w),
+            pareto_k=k,
+            shift=importance.importance_shift(draws, smoothed),
+            r_hat=importance.r_hat(theta[carrying]),
+            n_agreeing=int(carrying.sum()),
+            n_fluids=len(self.simulations),
+            nonfinite=1 - float(finite.mean()),
+            status=status or self.status,
+        )
+        evidence, error = importance.log_evidence(log_w)
+        return FitResult(
+            mixture=mixture,
+            elbo=float(log_w[finite].mean()) if finite.any() else -np.inf,
+            fluid_elbo=fluid_elbo,
+            log_evidence=evidence,
+            log_evidence_se=error,
+            pareto_k=k,
+            importance_ess=found.ess,
+            r_hat=found.r_hat,
+            status=found.status,
+            n_steps=self.n_steps,
+            n_evaluations=self.n_evaluations + theta[..., 0].size + len(draws),
+            n_nonfinite=self.n_nonfinite + int((~finite).sum()),
+            verdict=importance.judge(found),
+        )
+
+    def _pool(
+        self, target: LogDensity, rng: np.random.Generator
+    ) -> tuple[FluidMixture, np.ndarray, np.ndarray]:
+        """Mixture with fitted shares, draws (F, n, d) of each fluid, and each fluid's ELBO."""
+        equal = self.mixture()
+        n_fluids = len(equal.fluids)
+        n = max(50, self.settings.draws // (2 * n_fluids))
+        theta = np.stack([equal.sample(n, rng, fluid=i).theta for i in range(n_fluids)])
+        flat = theta.reshape(n_fluids * n, -1)
+        logp = target(flat)[0].reshape(n_fluids, n)
+        log_q = np.stack([equal.log_density(flat, i).reshape(n_fluids, n) for i in range(n_fluids)])
+        own = logp - log_q[np.arange(n_fluids), np.arange(n_fluids)]
+        elbo = np.array([x[np.isfinite(x)].mean() if np.isfinite(x).any() else -np.inf for x in own])
+        return FluidMixture(equal.fluids, fit_shares(logp, log_q)), theta, elbo
+
+
+def choose(starts: list[Gaussian], n_fluids: int) -> list[Gaussian]:
+    """One start per fluid: the best ones, far worse ones left out and the best used again.
+
+    A start further below the best than a fluid can be expected to climb (10 nats and one per
+    dimension) would spend a fluid on a mode that carries no mass.
+    """
+    best = starts[0]
+    near = [s for s in starts if s.elbo > best.elbo - 10.0 - len(best.mu)]
+    return [near[i % len(near)] for i in range(n_fluids)]
+
+
+def _place(start: Gaussian, i: int, settings: Settings, seed: int, n: int) -> Simulation:
+    """Fluid i at rest at its start, with its schedule."""
+    d = len(start.mu)
+    particles, probes = settings.sizes(d)
+    z = np.random.default_rng([seed, POSITIONS, i]).standard_normal((particles, d))
+    fluid = new_fluid(start.mu, start.L, z, full=settings.full_tensor(d))
+    temperature = settings.temperatures()[i]
+    plan = Plan(
+        temperature=temperature,
+        cooling=min(settings.cooling, n // 2) if temperature > 1 else 0,
+        window=settings.window,
+        halvings=HALVINGS,
+        tol=settings.tol,
+        rates=Rates(
+            dt=settings.dt,
+            tensor=settings.tensor_rate,
+            mass=settings.mass_rate,
+            frame=settings.frame_rate,
+            damping=settings.damping,
+            viscosity=settings.viscosity,
+            trust=settings.trust,
+        ),
+    )
+    return Simulation(fluid, plan, Schedule(), probes, (seed, 0, i))
+
+
+def fit_density(
+    logp_and_grad: LogDensity,
+    dim: int,
+    *,
+    points: np.ndarray | None = None,
+    n: int = 10_000,
+    random_seed: int = 0,
+    **settings: object,
+) -> FitResult:
+    """Fit the fluids to a log density, without PyMC.
+
+    Parameters
+    ----------
+    logp_and_grad : callable
+        theta (K, d) -> (log density (K,), its gradient (K, d)), on all of R^d. The log density
+        need not be normalised; entries may be non-finite.
+    dim : int
+        Dimension d.
+    points : (P, d), optional
+        Starting points; by default standard normal ones, some of them wider.
+    n : int
+        Largest number of steps.
+    random_seed : int
+        Seed.
+    **settings
+        Fields of `Settings`.
+
+    Returns
+    -------
+    FitResult
+        ``result.mixture.sample(n, rng)`` draws from it.
+
+    Raises
+    ------
+    SettingsError
+        For settings that have no meaning.
+    StartError
+        If no start is finite.
+    """
+    chosen = Settings(**settings)  # type: ignore[arg-type]
+    if points is None:
+        rng = np.random.default_rng([random_seed, START, 0])
+        spread = np.where(np.arange(chosen.paths) % 2, 3.0, 1.0)
+        points = spread[:, None] * rng.standard_normal((chosen.paths, dim))
+    ensemble = Ensemble.start(logp_and_grad, points, chosen, random_seed, n)
+    while not ensemble.done:
+        ensemble, _ = ensemble.step(logp_and_grad)
+    return ensemble.finish(logp_and_grad)

@@ -1,0 +1,125 @@
+"""The fluid's density field rho(y) = sum_i m_i W(y - z_i; A_i): its value, gradient and samples.
+
+rho is normalised in the frame; q(theta) = rho(y) / |det L| is the approximation of the posterior.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pymc_sph.fluid import kernels
+from pymc_sph.fluid.state import Array, Fluid, namespace
+
+BLOCK = 2_000_000
+"""Numbers in the largest temporary array, over particles, probes and, for full tensors, d."""
+
+
+@dataclass(frozen=True)
+class Density:
+    """The density field at K probes.
+
+    Attributes
+    ----------
+    log_rho : (K,)
+        Log density, in the frame.
+    grad : (K, d)
+        Its gradient, in the frame.
+    R : (N, K)
+        Responsibilities m_i W_i(y_k) / rho(y_k); every column sums to 1.
+    """
+
+    log_rho: Array
+    grad: Array
+    R: Array
+
+
+def blocks(fluid: Fluid, n_probes: int) -> list[slice]:
+    """Slices of the probes that keep every temporary array below `BLOCK` numbers."""
+    per_probe = fluid.n_particles * (fluid.dim if fluid.full else 1)
+    size = max(1, BLOCK // per_probe)
+    return [slice(i, i + size) for i in range(0, n_probes, size)]
+
+
+def density(fluid: Fluid, y: Array) -> Density:
+    """Density, its gradient and the responsibilities at probes y (K, d) of the frame."""
+    xp = namespace(y)
+    A_inv = kernels.inverse(fluid.A)
+    parts = [_density_block(fluid, A_inv, y[block]) for block in blocks(fluid, len(y))]
+    if len(parts) == 1:
+        return parts[0]
+    return Density(
+        xp.concat([p.log_rho for p in parts]),
+        xp.concat([p.grad for p in parts]),
+        xp.concat([p.R for p in parts], axis=1),
+    )
+
+
+def _density_block(fluid: Fluid, A_inv: Array, y: Array) -> Density:
+    xp = namespace(y)
+    log_part = fluid.log_m[:, None] + kernels.log_kernel(fluid.A, A_inv, fluid.z, y)
+    top = xp.max(log_part, axis=0)
+    R = xp.exp(log_part - top)
+    total = xp.sum(R, axis=0)
+    R = R / total
+    return Density(top + xp.log(total), -kernels.pull_back(A_inv, fluid.z, y, R), R)
+
+
+def log_density(fluid: Fluid, y: Array) -> Array:
+    """Log rho at points y (K, d) of the frame, in blocks."""
+    xp = namespace(y)
+    A_inv = kernels.inverse(fluid.A)
+    out = []
+    for block in blocks(fluid, len(y)):
+        log_part = fluid.log_m[:, None] + kernels.log_kernel(fluid.A, A_inv, fluid.z, y[block])
+        top = xp.max(log_part, axis=0)
+        out.append(top + xp.log(xp.sum(xp.exp(log_part - top), axis=0)))
+    return xp.concat(out) if len(out) != 1 else out[0]
+
+
+@dataclass(frozen=True)
+class ProbeNoise:
+    """The random numbers of one batch of probes.
+
+    Attributes
+    ----------
+    offset : float
+        Uniform on [0, 1): the offset of the systematic resampling.
+    e : (K / 2, d)
+        Standard normal numbers.
+    """
+
+    offset: float
+    e: Array
+
+
+def draw_noise(rng, n_probes: int, dim: int) -> ProbeNoise:
+    """Random numbers for `n_probes` probes (even), from a NumPy Generator."""
+    return ProbeNoise(float(rng.random()), rng.standard_normal((n_probes // 2, dim)))
+
+
+def draw_probes(fluid: Fluid, noise: ProbeNoise) -> tuple[Array, Array]:
+    """Probes y ~ rho, in antithetic pairs, and the particle that each came from.
+
+    Particles are picked by systematic resampling of the masses: particle i gets K m_i probes,
+    rounded up or down, and the probes y = z_i + A_i e and z_i - A_i e.
+
+    Returns
+    -------
+    y : (K, d)
+        Probes, in the frame; probe k and probe k + K / 2 are antithetic twins.
+    own : (K,) int
+        Their particles.
+    """
+    xp = namespace(fluid.z)
+    half = noise.e.shape[0]
+    own = pick(fluid.log_m, (xp.arange(half) + noise.offset) / half)
+    step = kernels.stretch(fluid.A[own], noise.e)
+    y = xp.concat([fluid.z[own] + step, fluid.z[own] - step])
+    return y, xp.concat([own, own])
+
+
+def pick(log_m: Array, uniform: Array) -> Array:
+    """Particles whose share of the cumulated masses the uniform numbers (K,) fall into."""
+    xp = namespace(log_m)
+    cumulated = xp.cumulative_sum(xp.exp(log_m))
+    return xp.clip(xp.searchsorted(cumulated, uniform * cumulated[-1]), 0, log_m.shape[0] - 1)

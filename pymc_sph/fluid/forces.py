@@ -1,0 +1,47 @@
+"""Forces on the particles, and how velocities follow from them."""
+
+from __future__ import annotations
+
+from pymc_sph.fluid import kernels
+from pymc_sph.fluid.state import Array, Fluid, namespace
+
+
+def clip_acceleration(r: Array, times: float = 5.0) -> Array:
+    """Shorten the accelerations (K, d) longer than `times` the batch's median length.
+
+    A probe far out in a tail must not throw the particles that it reaches.
+    """
+    xp = namespace(r)
+    length = xp.sqrt(xp.sum(r * r, axis=1))
+    limit = times * xp.median(length)
+    return r * xp.minimum(1.0, limit / xp.maximum(length, 1e-300))[:, None]
+
+
+def viscous(fluid: Fluid, R: Array, u: Array, viscosity: float) -> Array:
+    """Velocities u (N, d) drawn towards the mean velocity of each particle's neighbours.
+
+    Neighbours are weighted by the overlap of their kernels, sum_k R_ik R_jk. It damps the noise
+    between overlapping particles, and leaves a common motion as it is.
+    """
+    if viscosity == 0 or fluid.n_particles == 1:
+        return u
+    xp = namespace(u)
+    overlap = R @ R.T
+    overlap = overlap / (xp.sum(overlap, axis=1, keepdims=True) + 1e-300)
+    velocity = kernels.stretch(fluid.A, u)
+    neighbours = overlap @ velocity
+    mixed = (1 - viscosity) * velocity + viscosity * neighbours
+    return kernels.stretch(kernels.inverse(fluid.A), mixed)
+
+
+def accelerate(fluid: Fluid, f: Array, damping: float) -> Array:
+    """Velocities after a damped push: u <- (1 - gamma) u + gamma A' f, in units of the kernel."""
+    return (1 - damping) * fluid.u + damping * kernels.pull(fluid.A, f)
+
+
+def bounded(step: Array, bound: float) -> Array:
+    """Each particle's step, (N, ...), shortened to half its squared length <= `bound`."""
+    xp = namespace(step)
+    axes = tuple(range(1, step.ndim))
+    half_square = 0.5 * xp.sum(step * step, axis=axes, keepdims=True)
+    return step * xp.minimum(1.0, xp.sqrt(bound / xp.maximum(half_square, 1e-300)))

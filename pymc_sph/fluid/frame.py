@@ -1,0 +1,32 @@
+"""The frame (mu, L): a linear change of coordinates that all particles share."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from pymc_sph.fluid import kernels
+from pymc_sph.fluid.state import Array, Fluid, namespace
+
+
+def frame_moment(r: Array, offset: Array) -> Array:
+    """Symmetric part of mean_k r_k (y_k - z_own(k))', (d, d): the force on the frame."""
+    moment = r.T @ offset / r.shape[0]
+    return 0.5 * (moment + moment.T)
+
+
+def stretch_frame(fluid: Fluid, moment: Array, rate: float, bound: float) -> Fluid:
+    """L <- L (I + rate M), with the particles moved so that they stay where they are.
+
+    Positions and velocities keep their places in unconstrained space; the kernels stretch with
+    the frame. The step is shortened where half its squared Frobenius norm is above `bound`.
+    """
+    xp = namespace(moment)
+    step = rate * moment
+    half_square = 0.5 * xp.sum(step * step)
+    step = step * xp.minimum(1.0, xp.sqrt(bound / xp.maximum(half_square, 1e-300)))
+    change = xp.eye(fluid.dim) + step
+    velocity = kernels.stretch(fluid.A, fluid.u)
+    moved = xp.linalg.solve(change, xp.concat([fluid.z, velocity]).T).T
+    n = fluid.n_particles
+    u = kernels.stretch(kernels.inverse(fluid.A), moved[n:])
+    return dataclasses.replace(fluid, z=moved[:n], u=u, L=fluid.L @ change)

@@ -1,0 +1,148 @@
+"""The schedule: temperature, step sizes and the stopping rule, apart from the physics.
+
+The temperature falls geometrically to 1. After that the ELBO is averaged over windows of steps;
+when a window is no better than the best one before it, beyond its noise, the step sizes are
+halved, and after some halvings without progress the fluid has converged.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+from dataclasses import dataclass
+
+from pymc_sph.fluid.step import Observation, Rates
+
+RUNNING = "running"
+CONVERGED = "converged"
+MAX_STEPS = "max_steps"
+NON_FINITE = "non_finite"
+STALL = 50
+"""Steps in a row without one finite probe after which a fluid is given up."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The fixed part of a schedule.
+
+    Attributes
+    ----------
+    temperature : float
+        Temperature of the first step.
+    cooling : int
+        Steps until the temperature is 1.
+    window : int
+        Steps per window of the ELBO.
+    halvings : int
+        Halvings of the step sizes before the fluid counts as converged.
+    tol : float
+        A rise of the ELBO that still counts as progress, nats.
+    rates : Rates
+        Rates at full step size.
+    """
+
+    temperature: float
+    cooling: int
+    window: int
+    halvings: int
+    tol: float
+    rates: Rates
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """The changing part of a schedule.
+
+    Attributes
+    ----------
+    step : int
+        Steps taken.
+    level : int
+        Halvings so far.
+    best : float
+        Best window mean of the ELBO at temperature 1, nats.
+    total, total_variance : float
+        Sums over the current window of the ELBO and of the variance of the log weights.
+    count, barren : int
+        Steps in the current window; steps in a row without a finite probe.
+    status : str
+        "running", "converged" or "non_finite".
+    """
+
+    step: int = 0
+    level: int = 0
+    best: float = -math.inf
+    total: float = 0.0
+    total_variance: float = 0.0
+    count: int = 0
+    barren: int = 0
+    status: str = RUNNING
+
+
+def temperature(plan: Plan, step: int) -> float:
+    """Temperature of a step."""
+    if step >= plan.cooling:
+        return 1.0
+    return plan.temperature ** (1.0 - step / plan.cooling)
+
+
+def rates(plan: Plan, schedule: Schedule) -> Rates:
+    """Rates of the next step."""
+    scale = 0.5**schedule.level
+    full = plan.rates
+    return dataclasses.replace(
+        full,
+        temperature=temperature(plan, schedule.step),
+        dt=full.dt * scale,
+        tensor=full.tensor * scale,
+        mass=full.mass * scale,
+        frame=full.frame * scale,
+    )
+
+
+def advance(plan: Plan, schedule: Schedule, seen: Observation, n_probes: int) -> Schedule:
+    """Schedule after a step with this observation of `n_probes` probes."""
+    after = dataclasses.replace(schedule, step=schedule.step + 1)
+    if not math.isfinite(seen.elbo):
+        barren = schedule.barren + 1
+        status = NON_FINITE if barren >= STALL else RUNNING
+        return dataclasses.replace(after, barren=barren, status=status)
+    if schedule.step < plan.cooling:
+        return dataclasses.replace(after, barren=0)
+    after = dataclasses.replace(
+        after,
+        barren=0,
+        total=schedule.total + seen.elbo,
+        total_variance=schedule.total_variance + seen.variance,
+        count=schedule.count + 1,
+    )
+    full = after.count >= plan.window * 2**after.level
+    return close_window(plan, after, n_probes) if full else after
+
+
+def close_window(plan: Plan, schedule: Schedule, n_probes: int) -> Schedule:
+    """Judge a full window: go on, halve the step sizes, or stop."""
+    mean = schedule.total / schedule.count
+    variance = schedule.total_variance / schedule.count
+    error = math.sqrt(variance / (n_probes * schedule.count))
+    progress = mean > schedule.best + max(plan.tol, error)
+    level = schedule.level + (not progress)
+    flat = 0.5 * variance < plan.tol
+    return dataclasses.replace(
+        schedule,
+        best=max(schedule.best, mean),
+        level=level,
+        total=0.0,
+        total_variance=0.0,
+        count=0,
+        status=CONVERGED if flat or level > plan.halvings else RUNNING,
+    )
+
+
+def reopen(plan: Plan, schedule: Schedule) -> Schedule:
+    """Let a stopped schedule go on, at its last step sizes, until it stops once more."""
+    if schedule.status != CONVERGED:
+        return schedule
+    level = min(schedule.level, plan.halvings)
+    return dataclasses.replace(schedule, status=RUNNING, level=level, total=0.0, count=0)

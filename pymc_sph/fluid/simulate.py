@@ -1,0 +1,54 @@
+"""Many steps of one fluid: its state together with its schedule and its stream of noise."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pymc_sph.fluid import schedule as scheduling
+from pymc_sph.fluid.density import draw_noise
+from pymc_sph.fluid.schedule import Plan, Schedule
+from pymc_sph.fluid.state import Fluid
+from pymc_sph.fluid.step import LogDensity, Observation, step
+
+
+@dataclass(frozen=True)
+class Simulation:
+    """A fluid under way.
+
+    Attributes
+    ----------
+    fluid : Fluid
+        Its state.
+    plan, schedule : Plan, Schedule
+        Fixed and changing part of its schedule.
+    n_probes : int
+        Probes per step, even.
+    seed : tuple of int
+        The noise of step t depends on this and t alone, so that a run can be taken up anywhere.
+    """
+
+    fluid: Fluid
+    plan: Plan
+    schedule: Schedule
+    n_probes: int
+    seed: tuple[int, ...]
+
+    @property
+    def running(self) -> bool:
+        """Whether the stopping rule lets it go on."""
+        return self.schedule.status == scheduling.RUNNING
+
+
+def advance(simulation: Simulation, target: LogDensity) -> tuple[Simulation, Observation]:
+    """Take one step of the fluid and of its schedule."""
+    sim = simulation
+    rng = np.random.default_rng([*sim.seed, sim.schedule.step])
+    noise = draw_noise(rng, sim.n_probes, sim.fluid.dim)
+    rates = scheduling.rates(sim.plan, sim.schedule)
+    fluid, seen = step(sim.fluid, noise, target, rates)
+    schedule = scheduling.advance(sim.plan, sim.schedule, seen, sim.n_probes)
+    return dataclasses.replace(sim, fluid=fluid, schedule=schedule), seen

@@ -1,0 +1,106 @@
+"""What a fluid is: particles with mass and smoothing tensor, in a linear frame."""
+
+from __future__ import annotations
+
+import math
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+Array = Any
+"""An array of NumPy, or of another library with ``__array_namespace__``."""
+
+
+def namespace(x: Array) -> Any:
+    """Array functions of the library that `x` belongs to (NumPy, JAX)."""
+    return np if isinstance(x, np.ndarray) else x.__array_namespace__()
+
+
+@dataclass(frozen=True)
+class Fluid:
+    """State of a fluid. Nothing changes it in place; every update returns a new one.
+
+    A point y of the frame is the point theta = mu + L y of the target's unconstrained space.
+
+    Attributes
+    ----------
+    z : (N, d)
+        Positions of the particles, in the frame.
+    u : (N, d)
+        Velocities in units of the kernel: the velocity in the frame is A u.
+    A : (N, d, d) or (N, d)
+        Smoothing tensors: a full factor, or the diagonal of one. The kernel of particle i is the
+        Gaussian with mean z_i and covariance A_i A_i'.
+    log_m : (N,)
+        Log masses; the masses sum to 1.
+    mu : (d,)
+        Origin of the frame, in unconstrained space.
+    L : (d, d)
+        Axes of the frame, in its columns.
+    """
+
+    z: Array
+    u: Array
+    A: Array
+    log_m: Array
+    mu: Array
+    L: Array
+
+    @property
+    def n_particles(self) -> int:
+        """Number of particles N."""
+        return int(self.z.shape[0])
+
+    @property
+    def dim(self) -> int:
+        """Dimension d."""
+        return int(self.z.shape[1])
+
+    @property
+    def full(self) -> bool:
+        """Whether the smoothing tensors are full factors, not diagonals."""
+        return self.A.ndim == 3
+
+
+def to_unconstrained(fluid: Fluid, y: Array) -> Array:
+    """Points (K, d) of the frame as points of the unconstrained space."""
+    return fluid.mu + y @ fluid.L.T
+
+
+def to_frame(fluid: Fluid, theta: Array) -> Array:
+    """Points (K, d) of the unconstrained space as points of the frame."""
+    xp = namespace(fluid.L)
+    return xp.linalg.solve(fluid.L, (theta - fluid.mu).T).T
+
+
+def log_det_frame(fluid: Fluid) -> Array:
+    """log |det L|, by which log densities of frame and unconstrained space differ."""
+    xp = namespace(fluid.L)
+    return xp.linalg.slogdet(fluid.L)[1]
+
+
+def new_fluid(mu: Array, L: Array, z: Array, *, full: bool) -> Fluid:
+    """Return a fluid at rest, its density close to that of N(mu, L L').
+
+    Positions are shrunk and every kernel is round, of the smoothing length s for which kernels
+    and positions together have unit variance: s = N^(-1 / (d + 4)), Silverman's rule.
+
+    Parameters
+    ----------
+    mu : (d,)
+        Mean, in unconstrained space.
+    L : (d, d)
+        A factor of the covariance.
+    z : (N, d)
+        Standard normal numbers.
+    full : bool
+        Full smoothing tensors, or diagonal ones.
+    """
+    xp = namespace(z)
+    n, d = z.shape
+    s = n ** (-1.0 / (d + 4))
+    z = (z - xp.mean(z, axis=0)) * math.sqrt(max(1.0 - s**2, 0.0))
+    A = xp.broadcast_to(xp.eye(d) * s, (n, d, d)) if full else xp.full((n, d), s)
+    return Fluid(z, xp.zeros_like(z), A, xp.full(n, -math.log(n)), mu, L)

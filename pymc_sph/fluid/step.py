@@ -1,0 +1,140 @@
+"""One step of the variational fluid: probes, fields, residuals, interpolation, update."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from pymc_sph.fluid import equation_of_state, forces, frame, interpolation, mass, resolution
+from pymc_sph.fluid.density import ProbeNoise, density, draw_probes
+from pymc_sph.fluid.state import Array, Fluid, log_det_frame, namespace, to_unconstrained
+
+LogDensity = Callable[[Array], tuple[Array, Array]]
+"""theta (K, d) -> (log density (K,), its gradient (K, d)), in unconstrained space."""
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What one step is taken with; see `pymc_sph.settings.Settings`.
+
+    Attributes
+    ----------
+    temperature : float
+        c^2 of the equation of state.
+    dt, tensor, mass, frame : float
+        Time step and step sizes of smoothing tensor, masses and frame.
+    damping, viscosity : float
+        Shares of the velocity lost and smoothed.
+    trust : float
+        Bound of half the squared length of a particle's step, in units of its kernel.
+    """
+
+    temperature: float = 1.0
+    dt: float = 1.0
+    tensor: float = 1.0
+    mass: float = 0.2
+    frame: float = 0.1
+    damping: float = 0.5
+    viscosity: float = 0.1
+    trust: float = 0.05
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a step's probes saw of the fluid before the step.
+
+    Attributes
+    ----------
+    elbo : float
+        Mean of log p - log q over the finite probes, nats.
+    variance : float
+        Variance of log p - log q over them.
+    ess : float
+        Relative importance ESS of the probes, in (0, 1].
+    n_nonfinite : int
+        Probes set aside because log p or its gradient was not finite.
+    """
+
+    elbo: float
+    variance: float
+    ess: float
+    n_nonfinite: int
+
+
+def step(
+    fluid: Fluid, noise: ProbeNoise, target: LogDensity, rates: Rates
+) -> tuple[Fluid, Observation]:
+    """Advance a fluid by one step.
+
+    Parameters
+    ----------
+    fluid : Fluid
+        The fluid; it is left as it is.
+    noise : ProbeNoise
+        Random numbers of K probes.
+    target : callable
+        Log density and gradient of a batch, in unconstrained space; entries may be non-finite.
+    rates : Rates
+        Temperature and step sizes.
+
+    Returns
+    -------
+    fluid : Fluid
+        The fluid after the step; the same one if no probe was finite.
+    observation : Observation
+        What the probes saw before the step.
+    """
+    xp = namespace(fluid.z)
+    y, own = draw_probes(fluid, noise)
+    logp, grad = target(to_unconstrained(fluid, y))
+    field = density(fluid, y)
+    finite = xp.isfinite(logp) & xp.all(xp.isfinite(grad), axis=1)
+    seen = observe(logp - field.log_rho + log_det_frame(fluid), finite)
+    if not xp.any(finite):
+        return fluid, seen
+    R = field.R
+    if not xp.all(finite):  # such probes weigh nothing, and their values are never touched
+        y, own, logp, grad, R = y[finite], own[finite], logp[finite], grad[finite], R[:, finite]
+        field = dataclasses.replace(field, log_rho=field.log_rho[finite], grad=field.grad[finite])
+    phi = equation_of_state.potential(logp, field.log_rho, rates.temperature)
+    r = equation_of_state.acceleration(grad @ fluid.L, field.grad, rates.temperature)
+    moved = move(fluid, R, y, own, mass.clip_potential(phi), forces.clip_acceleration(r), rates)
+    return moved, seen
+
+
+def move(
+    fluid: Fluid, R: Array, y: Array, own: Array, phi: Array, r: Array, rates: Rates
+) -> Fluid:
+    """Fluid after potential phi (K,) and acceleration r (K, d) at probes y have acted on it."""
+    xp = namespace(y)
+    bound = rates.trust * max(1.0, fluid.dim / 10)
+    weights = interpolation.smoothing_weights(fluid, R)
+    force = interpolation.interpolate(weights, r)
+    excess = interpolation.interpolate(weights, phi - xp.mean(phi))
+    moment = interpolation.tensor_moment(fluid, weights, y, r)
+    offset = y - fluid.z[own]
+    u = forces.accelerate(fluid, force, rates.damping)
+    u = forces.viscous(fluid, R, u, rates.viscosity)
+    du = forces.bounded(rates.dt * u, bound)
+    moved = dataclasses.replace(
+        fluid,
+        z=fluid.z + forces.kernels.stretch(fluid.A, du),
+        u=du / rates.dt,
+        A=resolution.resize(fluid.A, moment, rates.tensor, bound),
+        log_m=mass.exchange(fluid.log_m, excess, rates.mass),
+    )
+    return frame.stretch_frame(moved, frame.frame_moment(r, offset), rates.frame, bound)
+
+
+def observe(log_w: Array, finite: Array) -> Observation:
+    """Summarise the log weights log p - log q (K,) of the probes."""
+    xp = namespace(log_w)
+    n_nonfinite = int(xp.sum(~finite))
+    if n_nonfinite == log_w.shape[0]:
+        return Observation(-float("inf"), float("inf"), 0.0, n_nonfinite)
+    log_w = log_w[finite]
+    w = xp.exp(log_w - xp.max(log_w))
+    ess = float(xp.sum(w) ** 2 / xp.sum(w * w)) / finite.shape[0]
+    return Observation(float(xp.mean(log_w)), float(xp.var(log_w)), ess, n_nonfinite)

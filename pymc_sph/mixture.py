@@ -1,0 +1,141 @@
+"""The pooled approximation q: a mixture of independent fluids, in unconstrained space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scipy.special import logsumexp
+
+from pymc_sph.fluid.density import log_density, pick
+from pymc_sph.fluid.state import Fluid, log_det_frame, to_frame, to_unconstrained
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Independent draws from q.
+
+    Attributes
+    ----------
+    theta : (n, d)
+        Draws, in unconstrained space.
+    fluid, particle : (n,) int
+        Fluid and particle that each came from.
+    """
+
+    theta: np.ndarray
+    fluid: np.ndarray
+    particle: np.ndarray
+
+
+@dataclass(frozen=True)
+class FluidMixture:
+    """Mixture of fluids with given shares: the approximation q of the posterior.
+
+    Attributes
+    ----------
+    fluids : tuple of Fluid
+        The independent fluids, F of them.
+    log_weights : (F,)
+        Log shares; they sum to 1.
+    """
+
+    fluids: tuple[Fluid, ...]
+    log_weights: np.ndarray
+
+    @property
+    def dim(self) -> int:
+        """Dimension d of the unconstrained space."""
+        return self.fluids[0].dim
+
+    def sample(self, n: int, rng: np.random.Generator, fluid: int | None = None) -> Draws:
+        """Draw n independent points from q, or from one fluid alone.
+
+        Parameters
+        ----------
+        n : int
+            Number of draws.
+        rng : numpy.random.Generator
+            Source of the randomness.
+        fluid : int, optional
+            Draw from this fluid alone.
+        """
+        if fluid is None:
+            which = pick(self.log_weights, rng.random(n))
+        else:
+            which = np.full(n, fluid)
+        particle = np.zeros(n, dtype=int)
+        theta = np.empty((n, self.dim))
+        e = rng.standard_normal((n, self.dim))
+        uniform = rng.random(n)
+        for i, body in enumerate(self.fluids):
+            rows = np.flatnonzero(which == i)
+            particle[rows] = own = pick(body.log_m, uniform[rows])
+            theta[rows] = to_unconstrained(body, body.z[own] + displaced(body, own, e[rows]))
+        return Draws(theta, which, particle)
+
+    def log_density(self, theta: np.ndarray, fluid: int | None = None) -> np.ndarray:
+        """Normalised log density of q, or of one fluid, at points (n, d), (n,)."""
+        if fluid is not None:
+            body = self.fluids[fluid]
+            return log_density(body, to_frame(body, theta)) - log_det_frame(body)
+        parts = [self.log_density(theta, i) for i in range(len(self.fluids))]
+        return logsumexp(np.stack(parts) + self.log_weights[:, None], axis=0)
+
+    def mean(self) -> np.ndarray:
+        """Mean of q, (d,)."""
+        means = [to_unconstrained(f, (np.exp(f.log_m) @ f.z)[None])[0] for f in self.fluids]
+        return np.exp(self.log_weights) @ np.stack(means)
+
+    def cov(self) -> np.ndarray:
+        """Covariance of q, (d, d)."""
+        mean, out = self.mean(), np.zeros((self.dim, self.dim))
+        for share, f in zip(np.exp(self.log_weights), self.fluids, strict=True):
+            m = np.exp(f.log_m)
+            offset = to_unconstrained(f, f.z) - mean
+            inner = np.einsum("n,nij,nkj->ik", m, f.A, f.A) if f.full else np.diag(m @ f.A**2)
+            out += share * ((m[:, None] * offset).T @ offset + f.L @ inner @ f.L.T)
+        return out
+
+
+def displaced(fluid: Fluid, own: np.ndarray, e: np.ndarray) -> np.ndarray:
+    """A_own e for standard normal e (n, d), in blocks of particles: no (n, d, d) array."""
+    if not fluid.full:
+        return fluid.A[own] * e
+    out = np.empty_like(e)
+    for i in np.unique(own):
+        rows = own == i
+        out[rows] = e[rows] @ fluid.A[i].T
+    return out
+
+
+def fit_shares(logp: np.ndarray, log_q: np.ndarray, n_steps: int = 200) -> np.ndarray:
+    """Shares of the fluids that maximise the pooled ELBO: mass exchange between fluids.
+
+    Parameters
+    ----------
+    logp : (F, n)
+        Log density of the target at n draws of each fluid; non-finite ones are set aside.
+    log_q : (F, F, n)
+        ``log_q[g, f]`` is the log density of fluid g at the draws of fluid f.
+
+    Returns
+    -------
+    (F,)
+        Log shares. A fluid none of whose draws is finite gets (almost) none.
+    """
+    finite = np.isfinite(logp)
+    if len(logp) == 1 or not finite.any():
+        return np.full(len(logp), -np.log(len(logp)))
+    count = np.maximum(finite.sum(axis=1), 1)
+    log_w = np.where(finite.any(axis=1), 0.0, -1e3)
+    log_w = log_w - logsumexp(log_w)
+    for _ in range(n_steps):
+        pooled = logsumexp(log_q + log_w[:, None, None], axis=0)
+        phi = np.where(finite, logp - pooled, 0.0).sum(axis=1) / count
+        log_w = log_w + np.where(finite.any(axis=1), 0.5 * phi, 0.0)
+        log_w = np.maximum(log_w - logsumexp(log_w), -1e3)
+    return log_w - logsumexp(log_w)
+
+

@@ -1,0 +1,181 @@
+"""Where the fluids start: Gaussians chosen by their ELBO along several L-BFGS paths.
+
+Never the mode: on a hierarchical model the path runs on into a funnel's neck, and a point before
+it has the larger ELBO. The idea is Pathfinder's (Zhang, Carpenter, Gelman, Vehtari 2022, JMLR 23);
+the curvature here comes from differences of the gradient, all points of a path in one batch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scipy.optimize import minimize
+
+from pymc_sph.fluid.step import LogDensity
+
+CANDIDATES = 8
+"""Points per path whose Gaussian is tried."""
+ELBO_DRAWS = 32
+"""Draws, in antithetic pairs, that estimate a Gaussian's ELBO."""
+SPREAD = 1e8
+"""Largest ratio of the standard deviations of a Gaussian."""
+
+
+@dataclass(frozen=True)
+class Gaussian:
+    """A candidate start N(mu, L L'), in unconstrained space.
+
+    Attributes
+    ----------
+    mu : (d,)
+        Mean.
+    L : (d, d)
+        Factor of the covariance.
+    elbo : float
+        Estimate of its ELBO, nats; -inf where log p was not finite.
+    """
+
+    mu: np.ndarray
+    L: np.ndarray
+    elbo: float
+
+
+def find_starts(
+    target: LogDensity, points: np.ndarray, seed: tuple[int, ...]
+) -> tuple[list[Gaussian], int]:
+    """Best Gaussian of each path, best first.
+
+    Parameters
+    ----------
+    target : callable
+        Log density and gradient of a batch, in unconstrained space.
+    points : (P, d)
+        Dispersed starting points with finite log density, one path each.
+    seed : tuple of int
+        Seed of the ELBO estimates.
+
+    Returns
+    -------
+    starts : list of Gaussian
+        One per path that has a finite ELBO anywhere; empty if none has.
+    n_evaluations : int
+        Gradients spent.
+    """
+    rng = np.random.default_rng(seed)
+    half = rng.standard_normal((ELBO_DRAWS // 2, points.shape[1]))
+    noise = np.concatenate([half, -half])
+    starts, spent = [], 0
+    for point in points:
+        path, used = lbfgs_path(target, point)
+        candidates = thin(path)
+        gaussians, more = fit_gaussians(target, candidates, noise)
+        spent += used + more
+        if gaussians:
+            starts.append(max(gaussians, key=lambda g: g.elbo))
+    starts = [start for start in starts if np.isfinite(start.elbo)]
+    return sorted(starts, key=lambda start: -start.elbo), spent
+
+
+def lbfgs_path(target: LogDensity, point: np.ndarray) -> tuple[np.ndarray, int]:
+    """Iterates of SciPy's L-BFGS from a point, (T, d), and the gradients spent."""
+    path = [np.array(point)]
+    count = 0
+
+    def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal count
+        count += 1
+        logp, grad = target(theta[None])
+        if not (np.isfinite(logp[0]) and np.isfinite(grad[0]).all()):
+            return 1e100, np.zeros_like(theta)  # the line search backs off
+        return -float(logp[0]), -grad[0]
+
+    def keep(theta: np.ndarray) -> None:
+        if np.isfinite(theta).all():
+            path.append(np.array(theta))
+
+    minimize(
+        objective,
+        point,
+        jac=True,
+        method="L-BFGS-B",
+        callback=keep,
+        options={"maxiter": 200, "maxfun": 400, "maxcor": 20},
+    )
+    return np.stack(path), count
+
+
+def thin(path: np.ndarray) -> np.ndarray:
+    """At most `CANDIDATES` iterates of a path, the last one first, denser towards the end."""
+    last = len(path) - 1
+    share = np.linspace(0.0, 1.0, CANDIDATES) ** 1.5
+    index = np.unique(np.round(last * (1 - share)).astype(int))[::-1]
+    return path[index]
+
+
+def fit_gaussians(
+    target: LogDensity, points: np.ndarray, noise: np.ndarray
+) -> tuple[list[Gaussian], int]:
+    """Gaussians at points (C, d), the mode of the path first, with their ELBO.
+
+    At each point the negative Hessian H, its eigenvalues made positive, gives the covariance;
+    the mean is the point, and a second candidate has the mean one Newton step further.
+    """
+    d = points.shape[1]
+    logp, grad = target(points)
+    rough, used = hessians(target, points[:1], 1e-5 * np.maximum(1.0, np.abs(points[0])))
+    spent = len(points) + used
+    if not np.isfinite(rough[0]).all():
+        rough = -np.eye(d)[None]
+    # differences a hundredth of a conditional sd long: far above rounding, well inside the bend
+    scale = 0.01 / np.sqrt(np.maximum(np.abs(np.diagonal(rough[0])), 1e-12))
+    curvature, used = hessians(target, points, scale)
+    spent += used
+    means, factors = [], []
+    for x, g, H in zip(points, grad, curvature, strict=True):
+        if not (np.isfinite(H).all() and np.isfinite(g).all()):
+            continue
+        L = covariance_factor(H)
+        newton = L @ (L.T @ g)
+        length = np.sqrt(np.sum((L.T @ g) ** 2))
+        limit = 3.0 * np.sqrt(d)
+        for mean in (x, x + newton * min(1.0, limit / max(length, 1e-300))):
+            means.append(mean)
+            factors.append(L)
+    if not means:
+        return [], spent
+    theta = np.concatenate([mean + noise @ L.T for mean, L in zip(means, factors, strict=True)])
+    logp, _ = target(theta)
+    logp = logp.reshape(len(means), len(noise))
+    entropy = 0.5 * d * np.log(2 * np.pi) + 0.5 * np.mean(np.sum(noise**2, axis=1))
+    out = []
+    for mean, L, values in zip(means, factors, logp, strict=True):
+        finite = values[np.isfinite(values)]
+        elbo = -np.inf
+        if 2 * len(finite) > len(values):
+            elbo = float(finite.mean() + np.linalg.slogdet(L)[1] + entropy)
+        out.append(Gaussian(mean, L, elbo))
+    return out, spent + len(theta)
+
+
+def hessians(
+    target: LogDensity, points: np.ndarray, scale: np.ndarray
+) -> tuple[np.ndarray, int]:
+    """Hessians (C, d, d) at points (C, d), by central differences of length `scale` (d,)."""
+    d = points.shape[1]
+    steps = np.concatenate([np.diag(scale), -np.diag(scale)])
+    out = np.empty((len(points), d, d))
+    for x, H in zip(points, out, strict=True):
+        _, grad = target(x + steps)
+        H[:] = (grad[:d] - grad[d:]) / (2 * scale[:, None])
+    return 0.5 * (out + out.transpose(0, 2, 1)), 2 * d * len(points)
+
+
+def covariance_factor(H: np.ndarray) -> np.ndarray:
+    """Symmetric root of |H|^-1, with the ratio of the standard deviations bounded."""
+    scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diagonal(H)), 1e-300))
+    scale = np.clip(scale, scale.min(), scale.min() * SPREAD)
+    values, vectors = np.linalg.eigh(-H * scale * scale[:, None])
+    values = np.maximum(np.abs(values), 1e-6)
+    return scale[:, None] * (vectors / np.sqrt(values))
