@@ -1,0 +1,306 @@
+"""The fitted fluid as a PyMC approximation: draws from its density q, and what the fit found."""
+
+from __future__ import annotations
+
+import math
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pymc.backends.base import MultiTrace
+from pymc.backends.ndarray import NDArray as Trace
+from pymc.model import Model
+from pymc.util import get_random_generator
+from pymc.variational.approximations import Empirical
+
+from pymc_sph import idata, resampling
+from pymc_sph.group import FluidGroup
+from pymc_sph.transform import compile_transform
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pymc_sph.ensemble import FitResult
+    from pymc_sph.importance import Verdict
+    from pymc_sph.mixture import FluidMixture
+
+
+class FluidApproximation(Empirical):
+    """Posterior approximation by a smoothed fluid; what ``pm.fit(method="sph")`` returns.
+
+    Every draw comes from the fluid's normalised density q, never from the particles alone.
+    Symbolic attributes (``mean``, ``std``, ``cov``, ``logq``, ``sample_node`` and so on) are as in
+    every PyMC approximation and refer to the unconstrained space.
+
+    Attributes
+    ----------
+    mixture : FluidMixture or None
+        The density q: the independent fluids and their shares.
+    result : FitResult or None
+        Outcome of the finished fit.
+    hist : ndarray (n_steps,)
+        Minus the ELBO of every step, nats.
+    """
+
+    _group_class = FluidGroup
+
+    def __init__(self, model: Any = None, *, full: bool = True, random_seed: Any = None) -> None:
+        self.mixture: FluidMixture | None = None
+        self.result: FitResult | None = None
+        self.hist = np.empty(0)
+        self.attrs: dict[str, Any] = {}
+        self._target: Any = None
+        self._transforms: dict[int, tuple[Any, Any]] = {}
+        super().__init__(size=1, model=model, full=full, random_seed=random_seed)
+
+    def update(
+        self, mixture: FluidMixture, target: Any = None, result: FitResult | None = None
+    ) -> None:
+        """Take over a mixture, the target it approximates, and the outcome of its fit."""
+        self.mixture = mixture
+        self.result = result
+        self._target = target if target is not None else self._target
+        self.groups[0].set_mixture(mixture)
+
+    # --- what the fit found
+
+    elbo = property(lambda self: self._found("elbo"), doc="ELBO of q, nats.")
+    log_evidence = property(
+        lambda self: self._found("log_evidence"), doc="Log evidence by importance sampling, nats."
+    )
+    log_evidence_se = property(
+        lambda self: self._found("log_evidence_se"), doc="Standard error of `log_evidence`."
+    )
+    pareto_k = property(
+        lambda self: self._found("pareto_k"), doc="Pareto k of the importance weights."
+    )
+    importance_ess = property(
+        lambda self: self._found("importance_ess"), doc="Importance ESS per draw, in [0, 1]."
+    )
+
+    @property
+    def status(self) -> str:
+        """How the fit ended: "converged", "max_steps", "interrupted" and so on."""
+        return self.result.status if self.result is not None else "not fitted"
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """How far to trust the fit; None before it has finished."""
+        return self.result.verdict if self.result is not None else None
+
+    def _found(self, name: str) -> float:
+        return float(getattr(self.result, name)) if self.result is not None else math.nan
+
+    def log_density(self, theta: NDArray) -> NDArray:
+        """Normalised log density of q.
+
+        Parameters
+        ----------
+        theta : array (n, d) or (d,)
+            Points in unconstrained space, coordinates in the order of ``model.value_vars``.
+
+        Returns
+        -------
+        ndarray (n,) or ()
+        """
+        theta = np.asarray(theta, dtype="float64")
+        out = self._fitted().log_density(np.atleast_2d(theta))
+        return out if theta.ndim == 2 else out[0]
+
+    # --- draws
+
+    def sample(  # type: ignore[override]
+        self,
+        draws: int = 500,
+        *,
+        model: Any = None,
+        random_seed: Any = None,
+        return_inferencedata: bool = True,
+        include_transformed: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Draw independent points from q: one chain.
+
+        Parameters
+        ----------
+        draws : int
+            Number of draws.
+        model : Model, optional
+            Model that turns draws into variables; by default the one on the context stack, or
+            else the fitted one.
+        random_seed : int, array of int or Generator, optional
+            Source of the randomness.
+        return_inferencedata : bool
+            InferenceData (ArviZ 0.x) or DataTree (ArviZ 1.x) if True, else a MultiTrace.
+        include_transformed : bool
+            Add the group ``unconstrained_posterior``.
+        **kwargs
+            ``coords``, ``dims`` and ``log_likelihood``, as in `pymc.to_inference_data`.
+
+        Returns
+        -------
+        InferenceData, DataTree or MultiTrace
+            ``sample_stats`` holds per draw: ``lp`` (log joint density in unconstrained space),
+            ``log_q``, ``log_weight`` (their difference, neither smoothed nor normalised),
+            ``fluid`` and ``particle`` (where in the mixture it came from).
+
+        Raises
+        ------
+        RuntimeError
+            If nothing has been fitted yet.
+        """
+        rng = get_random_generator(random_seed, copy=False)
+        sample = resampling.draw_pooled(self._fitted(), self._logp, draws, rng)
+        model = self._model(model)
+        if not return_inferencedata:
+            return self._multitrace(sample.theta, model)
+        stats = {name: values[None] for name, values in sample.stats().items()}
+        return self._container(
+            sample.theta[None], stats, model, include_transformed, None, **kwargs
+        )
+
+    def sample_chains(
+        self,
+        draws: int = 1000,
+        *,
+        importance: str | None = "psis",
+        model: Any = None,
+        random_seed: Any = None,
+        include_transformed: bool = False,
+        **kwargs: Any,
+    ) -> Any:
+        """Draw a chain per independent fluid, importance-corrected by default.
+
+        Parameters
+        ----------
+        draws : int
+            Draws per chain.
+        importance : {"psis", None}
+            "psis" resamples candidates by Pareto-smoothed importance weights, so that the draws
+            follow the posterior as far as q covers it. None returns plain draws from q.
+        model, random_seed, include_transformed, **kwargs
+            As in `sample`.
+
+        Returns
+        -------
+        InferenceData or DataTree
+            As from `sample`.
+
+        Notes
+        -----
+        All fluids together propose five candidates per draw. They are weighted by p over the
+        mixture that they came from, the weights smoothed by PSIS, and the candidates resampled
+        systematically: each appears floor or ceil of its expected number of times. That is
+        unbiased, and repeats nothing unless its weight exceeds that of a whole draw. (Sampling
+        strictly without replacement never repeats, but is biased towards q.)
+
+        The draws of all chains *together* represent the posterior. Chain i holds draws of fluid
+        i. Where fluids found different modes, each gets as many draws as its part of the
+        posterior asks for, and what does not fit into its own chain fills up the chains of the
+        lighter ones: ``sample_stats.fluid`` says where a draw came from. r_hat stays high then,
+        as it should: such fluids are not witnesses of one another.
+        """
+        if importance not in ("psis", None):
+            raise ValueError(f"importance must be 'psis' or None, not {importance!r}.")
+        mixture = self._fitted()
+        rng = get_random_generator(random_seed, copy=False)
+        chains = len(mixture.fluids)
+        draw = resampling.draw_corrected if importance else resampling.draw_by_share
+        sample = draw(mixture, self._logp, chains * draws, rng)
+        sample = sample.take(resampling.deal(sample.fluid, chains, draws, rng))
+        return self._container(
+            sample.theta, sample.stats(), self._model(model), include_transformed, importance,
+            **kwargs,
+        )  # fmt: skip
+
+    @property
+    def state(self) -> Any:
+        """Mean and standard deviation of the model's variables under q (PyMC 6).
+
+        The moments are those of the variables themselves, over 2,000 draws: the image of a
+        standard deviation under a transform, which other approximations return, is none.
+        """
+        if idata.PYMC_5:
+            raise AttributeError("Approximations have no `state` before PyMC 6.")
+        from pymc.variational.opvi import VIState
+
+        dt = self.sample(2000, random_seed=0, include_transformed=True)
+        draws = dt["posterior"].to_dataset()
+        if getattr(self.groups[0], "include_transformed", False):
+            draws = draws.merge(dt["unconstrained_posterior"].to_dataset(), compat="override")
+        sample_dims = ("chain", "draw")
+        return VIState(mean=draws.mean(sample_dims), std=draws.std(sample_dims))
+
+    def evaluate_over_trace(self, node: Any) -> Any:
+        """Return nodes evaluated at as many draws from q as there are particles."""
+        return self.sample_node(node, size=self.histogram.shape[0])
+
+    # --- helpers
+
+    def _fitted(self) -> FluidMixture:
+        if self.mixture is None:
+            raise RuntimeError("Nothing has been fitted yet: call fit() first.")
+        return self.mixture
+
+    def _model(self, model: Any) -> Any:
+        return model or Model.get_context(error_if_none=False) or self.model
+
+    def _logp(self, theta: NDArray) -> NDArray:
+        """Log joint density (n,) at points (n, d), unconstrained space."""
+        return self._target(theta)[0]
+
+    def _container(
+        self,
+        theta: NDArray,
+        stats: dict[str, NDArray],
+        model: Any,
+        include_transformed: bool,
+        importance: str | None,
+        *,
+        coords: Any = None,
+        dims: Any = None,
+        log_likelihood: bool = False,
+    ) -> Any:
+        """Draws (chains, draws, d) as InferenceData or DataTree."""
+        return idata.to_container(
+            self._constrain(theta, model),
+            stats,
+            model,
+            unconstrained=self._split(theta) if include_transformed else None,
+            attrs=self.attrs | {"importance": importance or "none"},
+            coords=coords,
+            dims=dims,
+            log_likelihood=log_likelihood,
+        )
+
+    def _constrain(self, theta: NDArray, model: Any) -> dict[str, NDArray]:
+        """Draws (..., d) as the model's variables, name to array (..., *shape)."""
+        if id(model) not in self._transforms:
+            # the model goes in too: an id is only unique as long as its owner lives
+            self._transforms[id(model)] = (model, compile_transform(model))
+        transform = self._transforms[id(model)][1]
+        flat = transform(theta.reshape(-1, theta.shape[-1]))
+        return {name: x.reshape(*theta.shape[:-1], *x.shape[1:]) for name, x in flat.items()}
+
+    def _split(self, theta: NDArray) -> dict[str, NDArray]:
+        """Draws (..., d) as value variables, name to array (..., *shape)."""
+        ordering = self.groups[0].ordering.values()
+        return {
+            name: theta[..., part].reshape(*theta.shape[:-1], *shape)
+            for name, part, shape, _ in ordering
+        }
+
+    def _multitrace(self, theta: NDArray, model: Any) -> MultiTrace:
+        """Draws (n, d) as PyMC's own trace."""
+        values = self._split(theta)
+        dtypes = {name: dtype for name, _, _, dtype in self.groups[0].ordering.values()}
+        # the trace evaluates a function of the value variables in the model's order
+        names = [v.name for v in model.value_vars]
+        points = [{k: values[k][i].astype(dtypes[k]) for k in names} for i in range(len(theta))]
+        trace = Trace(model=model, test_point=points[0])
+        trace.setup(draws=len(points), chain=0)
+        for point in points:
+            trace.record(point, in_warmup=False)
+        trace.close()
+        return MultiTrace([trace])

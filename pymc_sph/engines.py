@@ -1,0 +1,224 @@
+"""Engines: compiled evaluators of a batch of log densities and gradients.
+
+Two engines give the same numbers. `LoopEngine` calls the compiled scalar function in a compiled
+loop over the rows; `VectorizedEngine` evaluates a batched graph. Both map ``(K, d)`` to ``(K,)``
+and ``(K, d)``, and in both a row that fails leaves the other rows alone.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+import numpy as np
+import pytensor
+import pytensor.tensor as pt
+
+from numpy.typing import NDArray
+from pymc.pytensorf import compile as pymc_compile
+from pymc.pytensorf import find_rng_nodes, reseed_rngs
+from pytensor.compile.mode import Mode
+from pytensor.graph.replace import vectorize_graph
+
+from pymc_sph.graph import LogpGraph
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+
+MIN_SECONDS_PER_THREAD = 5e-4
+"""A thread is worth starting for at least this much work: waking it takes up to 0.1 ms."""
+
+BLOCK_ROWS = 128
+"""Rows per call of the vectorised graph. Fixed, so that results do not depend on anything else."""
+
+_LOOP_SOURCE = """
+def pymc_sph_loop(theta, start, stop, logp, grad, failed{shared}):
+    for k in range(start, stop):
+        try:
+            out = scalar_function(theta[k]{shared})
+            logp[k] = out[0].item()
+            grad[k] = out[1]
+        except Exception:
+            logp[k] = -np.inf
+            grad[k] = np.nan
+            failed[k] = True
+"""
+
+
+class Engine(Protocol):
+    """What `Target` needs from an engine."""
+
+    name: str
+
+    def __call__(self, theta: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """Evaluate a batch: log density ``(K,)``, gradient ``(K, d)``, rows that raised ``(K,)``."""
+
+    def evaluate_one(self, theta: Array) -> None:
+        """Evaluate one row ``(d,)`` and let errors out."""
+
+    def reseed(self, seed: int) -> None:
+        """Seed the random numbers in the graph, if there are any."""
+
+
+class LoopEngine:
+    """The compiled scalar function in a compiled loop over rows, shared among threads.
+
+    Rows are independent, so the numbers do not depend on the number of threads.
+    """
+
+    name = "loop"
+
+    def __init__(self, graph: LogpGraph, mode: Mode, threads: int, **compile_kwargs: Any) -> None:
+        self._function = pytensor.function(
+            [graph.x], [graph.logp, graph.grad], mode=mode, **compile_kwargs
+        )
+        # Containers, not values: pm.set_data after compiling must be honoured.
+        self._shared = self._function.input_storage[1:]
+        self._loop = _compile_loop(self._function.vm.jit_fn, len(self._shared))
+        self._threads = threads
+        self._pool = _Pool(threads)
+        self._row_seconds = np.inf
+
+    def __call__(self, theta: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """Evaluate a batch."""
+        n = len(theta)
+        logp, grad, failed = np.empty(n), np.empty(theta.shape), np.zeros(n, dtype=bool)
+        shared = tuple(container.storage[0] for container in self._shared)
+
+        def run(start: int, stop: int) -> None:
+            self._loop(theta, start, stop, logp, grad, failed, *shared)
+
+        workers = self._workers(n)
+        if workers == 1:
+            self._timed(run, n)
+        else:
+            edges = np.linspace(0, n, workers + 1).astype(int)
+            self._pool.map(run, edges[:-1], edges[1:])
+        return logp, grad, failed
+
+    def evaluate_one(self, theta: Array) -> None:
+        """Evaluate one row and let errors out."""
+        self._function(theta)
+
+    def reseed(self, seed: int) -> None:
+        """Do nothing: graphs with random numbers are never given to this engine."""
+
+    def _workers(self, n: int) -> int:
+        if self._threads == 1 or not np.isfinite(self._row_seconds):
+            return 1
+        return int(np.clip(n * self._row_seconds / MIN_SECONDS_PER_THREAD, 1, self._threads))
+
+    def _timed(self, run: Callable[[int, int], None], n: int) -> None:
+        if n == 0:
+            return
+        began = time.perf_counter()
+        run(0, n)
+        # The smallest figure seen: the first call includes compiling.
+        self._row_seconds = min(self._row_seconds, (time.perf_counter() - began) / n)
+
+
+class VectorizedEngine:
+    """The batched graph, called on blocks of rows.
+
+    A graph with random numbers is called once per batch, so that all rows see the same numbers.
+    When a block raises (a matrix that is not positive definite), its rows are evaluated one by one.
+    """
+
+    name = "vectorized"
+
+    def __init__(self, graph: LogpGraph, mode: Mode, **compile_kwargs: Any) -> None:
+        batch = pt.matrix("theta", dtype="float64", shape=(None, graph.x.type.shape[0]))
+        logp, grad = vectorize_graph([graph.logp, graph.grad], {graph.x: batch})
+        if logp.ndim == 0:  # does not depend on the parameters
+            logp = pt.broadcast_to(logp, (batch.shape[0],))
+        if grad.ndim == 1:
+            grad = pt.broadcast_to(grad, batch.shape)
+        # PyMC's compile makes the graph draw new random numbers at every call.
+        self._function = pymc_compile([batch], [logp, grad], mode=mode, **compile_kwargs)
+        self._rngs = find_rng_nodes([graph.logp, graph.grad])
+        self._pad = "JAX" in type(mode.linker).__name__
+
+    def __call__(self, theta: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+        """Evaluate a batch."""
+        n = len(theta)
+        logp, grad, failed = np.empty(n), np.empty(theta.shape), np.zeros(n, dtype=bool)
+        size = max(n, 1) if self._rngs else BLOCK_ROWS
+        for start in range(0, n, size):
+            rows = slice(start, min(start + size, n))
+            try:
+                logp[rows], grad[rows] = self._block(theta[rows])
+            except Exception:
+                for k in range(rows.start, rows.stop):
+                    logp[k], grad[k], failed[k] = self._row(theta[k])
+        return logp, grad, failed
+
+    def evaluate_one(self, theta: Array) -> None:
+        """Evaluate one row and let errors out."""
+        self._function(theta[None, :])
+
+    def reseed(self, seed: int) -> None:
+        """Seed the random numbers of the graph."""
+        if self._rngs:
+            shared = [s for s in self._function.get_shared() if s in find_rng_nodes([s])]
+            reseed_rngs(shared, seed)
+
+    def _block(self, theta: Array) -> tuple[Array, Array]:
+        n = len(theta)
+        if self._pad:  # JAX compiles anew for every shape: few shapes, powers of two
+            size = 1 << (n - 1).bit_length()
+            theta = np.concatenate([theta, np.repeat(theta[-1:], size - n, axis=0)])
+        logp, grad = self._function(theta)
+        return np.asarray(logp)[:n], np.asarray(grad)[:n]
+
+    def _row(self, theta: Array) -> tuple[float, Array, bool]:
+        try:
+            logp, grad = self._block(theta[None, :])
+        except Exception:
+            return -np.inf, np.full(theta.shape, np.nan), True
+        return float(logp[0]), grad[0], False
+
+
+class _Pool:
+    """A thread pool that starts when first needed, and again in a forked process."""
+
+    def __init__(self, threads: int) -> None:
+        self._threads = threads
+        self._executor: ThreadPoolExecutor | None = None
+        self._pid = -1
+
+    def map(self, function: Callable[..., Any], *arguments: Any) -> None:
+        if self._executor is None or self._pid != os.getpid():
+            self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="pymc_sph")
+            self._pid = os.getpid()
+        list(self._executor.map(function, *arguments))
+
+
+def _compile_loop(scalar_function: Any, n_shared: int) -> Callable[..., None]:
+    """Compile the loop over rows; on disk in PyTensor's numba cache where that works."""
+    import numba
+
+    shared = "".join(f", shared{i}" for i in range(n_shared))
+    source = _LOOP_SOURCE.format(shared=shared)
+    # Numba cannot restore a function without a module from its cache.
+    env = {"__name__": __name__, "np": np, "scalar_function": scalar_function}
+    try:
+        from pytensor.link.numba.cache import CACHED_SRC_FUNCTIONS, compile_numba_function_src
+
+        key = CACHED_SRC_FUNCTIONS.get(scalar_function.py_func)
+    except (ImportError, AttributeError):  # a PyTensor whose cache works differently
+        key = None
+    if key is None:
+        local: dict[str, Any] = {}
+        exec(source, env, local)
+        return numba.njit(nogil=True)(local["pymc_sph_loop"])
+    # The key of the scalar function names its graph and constants, so it names the loop as well.
+    function = compile_numba_function_src(
+        source, "pymc_sph_loop", global_env=env, cache_key=f"{key}_pymc_sph_loop_{n_shared}"
+    )
+    return numba.njit(nogil=True, cache=True)(function)

@@ -1,0 +1,157 @@
+"""The log density of a PyMC model as one PyTensor graph of one unconstrained vector."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pytensor.tensor as pt
+
+from numpy.typing import NDArray
+from pymc.model import Model
+from pymc.pytensorf import find_rng_nodes
+from pytensor.gradient import DisconnectedInputError, NullTypeGradError
+from pytensor.graph.basic import Variable
+from pytensor.graph.op import Op
+from pytensor.graph.replace import clone_replace
+from pytensor.graph.rewriting.utils import rewrite_graph
+from pytensor.graph.traversal import applys_between
+from pytensor.tensor.type import TensorType
+
+from pymc_sph.errors import DiscreteVariableError, GradientError, NoFreeVariablesError
+
+Point = dict[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class LogpGraph:
+    """Joint log density and gradient as functions of the joined unconstrained vector `x`."""
+
+    x: Variable
+    logp: Variable
+    grad: Variable
+
+    @property
+    def random(self) -> bool:
+        """Whether the graph draws random numbers (``pm.Minibatch``)."""
+        return bool(find_rng_nodes([self.logp, self.grad]))
+
+
+def check_free_variables(model: Model) -> None:
+    """Raise when `model` has nothing to fit, or something that has no gradient.
+
+    Raises
+    ------
+    NoFreeVariablesError, DiscreteVariableError
+    """
+    if not model.free_RVs:
+        raise NoFreeVariablesError(
+            "The model has no free variables, so there is nothing to fit: every variable is "
+            "observed or deterministic. Add a random variable without `observed`, or use "
+            "pm.sample_prior_predictive to simulate from the model."
+        )
+    discrete = [model.values_to_rvs[value].name for value in model.discrete_value_vars]
+    if discrete:
+        raise DiscreteVariableError(
+            f"Discrete variables are not supported by pymc-sph: {', '.join(discrete)}. "
+            "Sum them out of the model (pm.Mixture, or pymc_extras.marginalize), or use pm.sample, "
+            "which combines samplers."
+        )
+
+
+def join_value_vars(model: Model, point: Point, outputs: Sequence[Variable]) -> tuple[
+    list[Variable], Variable
+]:
+    """Rewrite `outputs` as functions of one float64 vector, the value variables joined.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    point : dict
+        A value per value variable; only the shapes matter.
+    outputs : sequence of Variable
+        Graphs of the model's value variables.
+
+    Returns
+    -------
+    outputs : list of Variable
+    x : Variable
+        Vector of known length; coordinates in the order of ``model.value_vars``.
+    """
+    sizes = [point[value.name].size for value in model.value_vars]
+    x = TensorType("float64", shape=(sum(sizes),))("theta")
+    replace: dict[Variable, Variable] = {}
+    stop = 0
+    for value, size in zip(model.value_vars, sizes, strict=True):
+        start, stop = stop, stop + size
+        part = x[start:stop].reshape(point[value.name].shape).astype(value.dtype)
+        replace[value] = value.type.filter_variable(part)
+    # A clone, because rewriting works in place and must not touch the user's model.
+    return [clone_replace(out, replace, rebuild_strict=False) for out in outputs], x
+
+
+def model_logp(model: Model, *, sum: bool = True) -> Any:
+    """Joint log density of `model` with the Jacobian, as a graph of its value variables."""
+    # pm.sample_posterior_predictive of PyMC 5.28 appends to model.observed_RVs; logp refuses
+    # duplicates.
+    factors = [*dict.fromkeys(model.basic_RVs), *model.potentials]
+    return model.logp(factors, sum=sum)
+
+
+def build_graph(model: Model, point: Point) -> LogpGraph:
+    """Build the graphs of log density and gradient; compiles nothing.
+
+    Raises
+    ------
+    GradientError
+        An Op of the model has no gradient.
+    """
+    check = (
+        "local_check_parameter_to_ninf_switch"
+        if model.check_bounds
+        else "local_remove_check_parameter"
+    )
+    [logp], x = join_value_vars(model, point, [model_logp(model)])
+    # Parameter checks must become a switch *before* the graph is batched: vectorize_graph turns
+    # the condition of a check into one condition on the whole batch, and one invalid row would
+    # make every row -inf.
+    logp = rewrite_graph(logp, include=("lower_xtensor", "canonicalize", "stabilize", check))
+    logp = logp.astype("float64")
+    try:
+        grad = pt.grad(logp, x)
+    except (NotImplementedError, NullTypeGradError, DisconnectedInputError) as err:
+        raise GradientError(
+            f"The log density of the model has no gradient because of {_culprits(logp, x)}: {err}\n"
+            "pymc-sph needs the gradient for now: give the Op a `pullback` (`grad`) method, or "
+            "write it with PyTensor operations."
+        ) from err
+    return LogpGraph(x, logp, grad)
+
+
+def _culprits(logp: Variable, x: Variable) -> str:
+    """Names of the Ops between `x` and `logp` that define no gradient."""
+    names: dict[str, None] = {}
+    for node in applys_between([x], [logp]):
+        op = type(node.op)
+        methods = ("grad", "L_op", "pullback")
+        if all(getattr(op, name, None) is getattr(Op, name, None) for name in methods):
+            names[f"the Op {op.__name__}"] = None
+    return ", ".join(names) or "one of its Ops"
+
+
+def coordinate_labels(model: Model, point: Point) -> list[str]:
+    """One label per coordinate of the unconstrained vector, such as ``theta[3]``."""
+    labels = []
+    for value in model.value_vars:
+        for index in np.ndindex(point[value.name].shape):
+            suffix = f"[{', '.join(map(str, index))}]" if index else ""
+            labels.append(f"{value.name}{suffix}")
+    return labels
+
+
+def ravel_point(model: Model, point: Point) -> NDArray[np.float64]:
+    """Join a point's values in the order of ``model.value_vars``."""
+    parts = [np.ravel(point[value.name]) for value in model.value_vars]
+    return np.concatenate(parts).astype(np.float64)

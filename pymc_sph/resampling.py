@@ -1,0 +1,137 @@
+"""Draws for several chains from a mixture of fluids, plain or importance-corrected."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from scipy.special import logsumexp
+
+from pymc_sph.importance import psis
+from pymc_sph.mixture import FluidMixture
+
+POOL = 5
+"""Candidates per corrected draw: with fewer, resampling repeats many of them."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Draws with what is known about each.
+
+    Attributes
+    ----------
+    theta : (n, d)
+        Draws, in unconstrained space.
+    fluid, particle : (n,) int
+        Fluid and particle that each came from.
+    lp, log_q : (n,)
+        Log joint density of the model and log density of the pooled q, unconstrained space.
+    """
+
+    theta: np.ndarray
+    fluid: np.ndarray
+    particle: np.ndarray
+    lp: np.ndarray
+    log_q: np.ndarray
+
+    def take(self, index: np.ndarray) -> Sample:
+        """Return the draws with these indices."""
+        return Sample(*(getattr(self, name)[index] for name in self.__dataclass_fields__))
+
+    def stats(self) -> dict[str, np.ndarray]:
+        """Sample statistics by name; ``log_weight`` is ``lp - log_q``."""
+        names = ("lp", "log_q", "fluid", "particle")
+        return {n: getattr(self, n) for n in names} | {"log_weight": self.lp - self.log_q}
+
+
+def draw_pooled(
+    mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator
+) -> Sample:
+    """Draw n independent points from the pooled q."""
+    d = mixture.sample(n, rng)
+    return Sample(d.theta, d.fluid, d.particle, logp(d.theta), mixture.log_density(d.theta))
+
+
+def draw_by_share(
+    mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator
+) -> Sample:
+    """Draw n points from q, the fluids' numbers as close to their shares as can be."""
+    theta, fluid, particle = _draw_parts(mixture, apportion(np.exp(mixture.log_weights), n), rng)
+    return Sample(theta, fluid, particle, logp(theta), mixture.log_density(theta))
+
+
+def draw_corrected(
+    mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator
+) -> Sample:
+    """Draw n points from the posterior, by importance resampling of draws from the fluids.
+
+    Every fluid proposes at least half an equal part of the candidates, so that one with a small
+    share by mistake can still be heard. Candidates are weighted by p over the mixture that they
+    came from, in which the fluids count by their numbers of candidates (the balance heuristic of
+    Veach and Guibas), and the weights are Pareto-smoothed.
+    """
+    n_fluids = len(mixture.fluids)
+    counts = apportion(0.5 * np.exp(mixture.log_weights) + 0.5 / n_fluids, POOL * n)
+    theta, fluid, particle = _draw_parts(mixture, counts, rng)
+    log_q = np.stack([mixture.log_density(theta, i) for i in range(n_fluids)])
+    pooled = logsumexp(log_q + mixture.log_weights[:, None], axis=0)
+    proposal = logsumexp(log_q + np.log(counts / counts.sum())[:, None], axis=0)
+    sample = Sample(theta, fluid, particle, logp(theta), pooled)
+    log_weights, _ = psis(sample.lp - proposal)
+    if not np.isfinite(log_weights).any():
+        raise FloatingPointError(
+            "log p is not finite at any draw of the fluids, so there is nothing to resample. "
+            "The fit has failed: see approx.verdict, and check the model's support."
+        )
+    return sample.take(systematic(np.exp(log_weights), n, rng))
+
+
+def _draw_parts(
+    mixture: FluidMixture, counts: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points, fluids and particles of ``counts[i]`` draws from fluid i."""
+    parts = [mixture.sample(int(n), rng, fluid=i) for i, n in enumerate(counts)]
+    theta, fluid, particle = zip(*((p.theta, p.fluid, p.particle) for p in parts), strict=True)
+    return np.concatenate(theta), np.concatenate(fluid), np.concatenate(particle)
+
+
+def apportion(shares: np.ndarray, n: int) -> np.ndarray:
+    """Whole numbers that sum to n, in proportion to the shares (largest remainders)."""
+    exact = shares / shares.sum() * n
+    counts = np.floor(exact).astype(int)
+    counts[np.argsort(counts - exact)[: n - counts.sum()]] += 1
+    return counts
+
+
+def systematic(weights: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+    """Indices (n,) by systematic resampling: i appears floor or ceil of n weights[i] times."""
+    edges = np.cumsum(weights)
+    index = np.searchsorted(edges / edges[-1], (rng.random() + np.arange(n)) / n, side="right")
+    return np.minimum(index, len(weights) - 1)
+
+
+def deal(fluid: np.ndarray, chains: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+    """Deal draws to chains: chain i gets those of fluid i, and what is over fills the rest.
+
+    Parameters
+    ----------
+    fluid : (chains * draws,) int
+        Fluid that each draw came from.
+
+    Returns
+    -------
+    (chains, draws) int
+        Indices of the draws, each once, in random order within a chain.
+    """
+    shuffled = rng.permutation(chains * draws)
+    own = [shuffled[fluid[shuffled] == i] for i in range(chains)]
+    over = np.concatenate([rows[draws:] for rows in own])
+    out, start = [], 0
+    for rows in own:
+        lacking = draws - len(rows[:draws])
+        filled = np.concatenate([rows[:draws], over[start : start + lacking]])
+        out.append(rng.permutation(filled))
+        start += lacking
+    return np.stack(out)

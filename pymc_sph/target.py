@@ -1,0 +1,276 @@
+"""From a PyMC model to a batched log density with gradient in unconstrained space."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from numpy.typing import ArrayLike, NDArray
+from pymc.initial_point import make_initial_point_fn
+from pymc.model import Model
+from pytensor.compile.mode import Mode, get_mode
+
+from pymc_sph.engines import Engine, LoopEngine, VectorizedEngine
+from pymc_sph.errors import BackendError
+from pymc_sph.graph import (
+    LogpGraph,
+    build_graph,
+    check_free_variables,
+    coordinate_labels,
+    ravel_point,
+)
+from pymc_sph.initial_points import dispersed_points
+
+logger = logging.getLogger(__name__)
+
+Array = NDArray[np.float64]
+
+MAX_THREADS = 4
+"""Default bound on the threads of one target."""
+
+ENGINES = ("auto", "loop", "vectorized")
+BACKENDS = ("numba", "c", "jax")
+
+
+class Target:
+    """Joint log density of a model, with the Jacobian, and its gradient, for batches.
+
+    Made by `compile_target`; called as ``logp, grad = target(theta)``.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    engine : Engine
+        Compiled evaluator.
+    point : ndarray, shape (d,)
+        A first point, used to know the dimension.
+    labels : list of str
+        One name per coordinate, such as ``tau_log__`` or ``theta[3]``.
+    random : bool
+        Whether the density is random (``pm.Minibatch``).
+
+    Attributes
+    ----------
+    compile_time : float
+        Seconds it took to build and compile.
+    n_evaluations : int
+        Rows evaluated so far.
+    n_failed : int
+        Rows so far whose evaluation raised an error.
+    """
+
+    def __init__(
+        self, model: Model, engine: Engine, *, labels: list[str], random: bool = False
+    ) -> None:
+        self.model = model
+        self.labels = labels
+        self.random = random
+        self.compile_time = 0.0
+        self.n_evaluations = 0
+        self.n_failed = 0
+        self._engine = engine
+
+    @property
+    def dim(self) -> int:
+        """Number of unconstrained coordinates."""
+        return len(self.labels)
+
+    @property
+    def engine(self) -> str:
+        """Name of the engine in use: "loop" or "vectorized"."""
+        return self._engine.name
+
+    def __call__(self, theta: ArrayLike) -> tuple[Array, Array]:
+        """Evaluate a batch.
+
+        Parameters
+        ----------
+        theta : array_like, shape (K, d)
+            Points in unconstrained space, coordinates as in `labels`.
+
+        Returns
+        -------
+        logp : ndarray, shape (K,)
+            Not finite where the density is zero or undefined.
+        grad : ndarray, shape (K, d)
+            May be NaN in rows whose log density is not finite.
+
+        Raises
+        ------
+        ValueError
+            `theta` does not have shape (K, d). Never for a row that cannot be evaluated.
+        """
+        theta = np.ascontiguousarray(theta, dtype=np.float64)
+        if theta.ndim != 2 or theta.shape[1] != self.dim:
+            raise ValueError(f"theta must have shape (K, {self.dim}), got {theta.shape}.")
+        logp, grad, failed = self._engine(theta)
+        self.n_evaluations += len(theta)
+        self.n_failed += int(failed.sum())
+        return logp, grad
+
+    def error_at(self, theta: Array) -> Exception | None:
+        """Return the error that evaluating one point ``(d,)`` raises, or None."""
+        try:
+            self._engine.evaluate_one(theta)
+        except Exception as err:
+            return err
+        return None
+
+    def reseed(self, seed: int) -> None:
+        """Seed the random numbers of a model with ``pm.Minibatch``."""
+        self._engine.reseed(seed)
+
+    def initial_points(
+        self, n: int, seed: int, overrides: Mapping[str, Any] | None = None
+    ) -> Array:
+        """Dispersed starting points with finite log density and gradient.
+
+        Parameters
+        ----------
+        n : int
+        seed : int
+            The points are a function of the seed and the overrides.
+        overrides : dict, optional
+            Starting values as in PyMC's ``start`` or ``initvals``: by the name of the variable
+            (``tau``) or of its unconstrained value (``tau_log__``).
+
+        Returns
+        -------
+        points : ndarray, shape (n, d)
+            In unconstrained space. The first is the one PyMC would start from, without jitter.
+
+        Raises
+        ------
+        InitialPointError
+            No try has a finite log density; the message names the variables at fault.
+        """
+        return dispersed_points(self, n, seed, overrides)
+
+
+def compile_target(
+    model: Model,
+    *,
+    engine: str = "auto",
+    threads: int | None = None,
+    backend: str | None = None,
+    compile_kwargs: Mapping[str, Any] | None = None,
+) -> Target:
+    """Compile the log density and gradient of a model for batches of points.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    engine : {"auto", "loop", "vectorized"}
+        "loop" compiles the scalar function with Numba and loops over the rows; "vectorized"
+        batches the graph. "auto" loops unless the graph draws random numbers or cannot be compiled
+        that way.
+    threads : int, optional
+        Largest number of threads of the loop engine; the number of cores up to 4 by default.
+        Results do not depend on it.
+    backend : {None, "numba", "c", "jax"}
+        As in ``pm.fit``; None is Numba.
+    compile_kwargs : dict, optional
+        As in ``pm.fit``: arguments of ``pytensor.function``, among them ``mode``.
+
+    Returns
+    -------
+    Target
+
+    Raises
+    ------
+    NoFreeVariablesError, DiscreteVariableError, GradientError
+        The model cannot be fitted; the message names the variable or Op.
+    BackendError
+        The backend is unknown or not installed.
+    """
+    began = time.perf_counter()
+    if engine not in ENGINES:
+        raise ValueError(f"Unknown engine {engine!r}: choose one of {', '.join(ENGINES)}.")
+    check_free_variables(model)
+    mode, kwargs = _resolve_mode(backend, compile_kwargs)
+    point = make_initial_point_fn(model=model)(0)
+    graph = build_graph(model, point)
+    compiled = _compile_engine(graph, engine, mode, threads, kwargs, ravel_point(model, point))
+    target = Target(
+        model, compiled, labels=coordinate_labels(model, point), random=graph.random
+    )
+    target.compile_time = time.perf_counter() - began
+    return target
+
+
+def _resolve_mode(
+    backend: str | None, compile_kwargs: Mapping[str, Any] | None
+) -> tuple[Mode, dict[str, Any]]:
+    """Read the PyTensor mode from the two arguments that may name it."""
+    kwargs = dict(compile_kwargs or {})
+    mode = kwargs.pop("mode", None)
+    if backend is None:
+        return get_mode("NUMBA" if mode is None else mode), kwargs
+    if mode is not None:
+        raise BackendError("Give either `backend` or compile_kwargs['mode'], not both.")
+    name = str(backend).lower()
+    if name not in BACKENDS:
+        raise BackendError(f"Unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
+    if name == "jax":
+        try:
+            import jax  # noqa: F401
+        except ImportError as err:
+            raise BackendError(
+                "backend='jax' needs the package jax, which is not installed: "
+                "install it (pip install jax) or use backend='numba'."
+            ) from err
+    return get_mode("CVM" if name == "c" else name.upper()), kwargs
+
+
+def _compile_engine(
+    graph: LogpGraph,
+    engine: str,
+    mode: Mode,
+    threads: int | None,
+    kwargs: dict[str, Any],
+    point: Array,
+) -> Engine:
+    """Compile the engine asked for, or the first that works, and warm it up at `point`."""
+    loops = "Numba" in type(mode.linker).__name__ and not graph.random
+    if engine == "loop" and not loops:
+        raise ValueError(
+            "engine='loop' needs the Numba backend and a density without random numbers "
+            "(no pm.Minibatch): use engine='auto'."
+        )
+    if loops and engine != "vectorized":
+        try:
+            loop = LoopEngine(graph, mode, threads or _default_threads(), **kwargs)
+            loop(point[None, :])
+            return loop
+        except Exception as err:
+            if engine == "loop":
+                raise
+            logger.info("The loop engine failed (%s); batching the graph instead.", err)
+    return _compile_vectorized(graph, mode, kwargs, point)
+
+
+def _compile_vectorized(
+    graph: LogpGraph, mode: Mode, kwargs: dict[str, Any], point: Array
+) -> Engine:
+    try:
+        vectorized = VectorizedEngine(graph, mode, **kwargs)
+        vectorized(point[None, :])
+        return vectorized
+    except Exception as err:
+        if "Numba" not in type(mode.linker).__name__:
+            raise
+        logger.info("Numba could not compile the batched graph (%s); using C.", err)
+    return VectorizedEngine(graph, get_mode("CVM"), **kwargs)
+
+
+def _default_threads() -> int:
+    """Cores this process may use, up to `MAX_THREADS`."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity is not None else os.cpu_count() or 1
+    return min(cores, MAX_THREADS)
