@@ -1,0 +1,44 @@
+"""Smoothed particle hydrodynamics as an inference method for PyMC.
+
+Importing this package makes ``pm.fit(method="sph")`` work.
+"""
+
+from pymc_sph.approximation import FluidApproximation
+from pymc_sph.ensemble import FitResult, StartError, fit_density
+from pymc_sph.errors import (
+    BackendError,
+    DiscreteVariableError,
+    GradientError,
+    InitialPointError,
+    NoFreeVariablesError,
+)
+from pymc_sph.importance import Verdict
+from pymc_sph.inference import SPH, UnreliableFitWarning, fit
+from pymc_sph.inference import VERSION as __version__
+from pymc_sph.registration import register, unregister
+from pymc_sph.settings import Settings, SettingsError
+from pymc_sph.target import compile_target
+
+__all__ = [
+    "SPH",
+    "BackendError",
+    "DiscreteVariableError",
+    "FitResult",
+    "FluidApproximation",
+    "GradientError",
+    "InitialPointError",
+    "NoFreeVariablesError",
+    "Settings",
+    "SettingsError",
+    "StartError",
+    "UnreliableFitWarning",
+    "Verdict",
+    "__version__",
+    "compile_target",
+    "fit",
+    "fit_density",
+    "register",
+    "unregister",
+]
+
+register()

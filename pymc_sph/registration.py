@@ -1,0 +1,72 @@
+"""The string "sph" in `pymc.fit`, which has no registry of its own."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+
+from collections.abc import Callable
+from typing import Any
+
+import pymc as pm
+import pymc.variational
+import pymc.variational.inference
+
+from pymc_sph.inference import SPH
+
+NAME = "sph"
+SITES = (pm, pymc.variational, pymc.variational.inference)
+"""The modules through which `fit` is reached."""
+MARK = "__pymc_sph_wraps__"
+
+
+def register() -> None:
+    """Make ``pm.fit(method="sph")`` work; importing `pymc_sph` does it.
+
+    Calling it again changes nothing. A ``fit`` imported by ``from pymc import fit`` before
+    `pymc_sph` stays the plain one: pass it ``method=pymc_sph.SPH(...)``.
+    """
+    if not hasattr(pymc.variational.inference.fit, MARK):
+        wrapped = _wrap(pymc.variational.inference.fit)
+        for site in SITES:
+            site.fit = wrapped
+
+
+def unregister() -> None:
+    """Undo `register`."""
+    original = getattr(pymc.variational.inference.fit, MARK, None)
+    if original is not None:
+        for site in SITES:
+            site.fit = original
+
+
+def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+    """`pymc.fit` that knows one method more."""
+    signature = inspect.signature(original)
+
+    @functools.wraps(original)
+    def fit(*args: Any, **kwargs: Any) -> Any:
+        bound = signature.bind(*args, **kwargs)
+        arguments = bound.arguments
+        method = arguments.get("method", "advi")
+        if not (isinstance(method, str) and method.lower() == NAME):
+            try:
+                return original(*args, **kwargs)
+            except KeyError as error:
+                if isinstance(method, str) and "method should be one of" in str(error):
+                    raise KeyError(f"{error.args[0]}; pymc_sph adds {NAME!r}") from None
+                raise
+        if arguments.get("start_sigma") is not None:
+            raise NotImplementedError("start_sigma is only available for method advi")
+        inf_kwargs = dict(arguments.pop("inf_kwargs", None) or {})
+        for name in ("random_seed", "start"):
+            if arguments.get(name) is not None:
+                inf_kwargs[name] = arguments.pop(name)
+        inf_kwargs["model"] = arguments.get("model")
+        arguments["method"] = SPH(**inf_kwargs)
+        return original(*bound.args, **bound.kwargs)
+
+    setattr(fit, MARK, original)
+    fit.__signature__ = signature  # type: ignore[attr-defined]
+    return fit
+
