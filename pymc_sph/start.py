@@ -173,9 +173,14 @@ def hessians(
 
 
 def covariance_factor(H: np.ndarray) -> np.ndarray:
-    """Symmetric root of |H|^-1, with the ratio of the standard deviations bounded."""
+    """Root L of |H|^-1 = L L', with the ratio of the standard deviations bounded.
+
+    Up to the scales it is the symmetric root, which keeps the axes of the frame close to the
+    model's own coordinates. Diagonal smoothing tensors rely on it: what bends a hierarchical
+    posterior is a scale that all coordinates of a group share.
+    """
     scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diagonal(H)), 1e-300))
     scale = np.clip(scale, scale.min(), scale.min() * SPREAD)
     values, vectors = np.linalg.eigh(-H * scale * scale[:, None])
     values = np.maximum(np.abs(values), 1e-6)
-    return scale[:, None] * (vectors / np.sqrt(values))
+    return scale[:, None] * ((vectors / np.sqrt(values)) @ vectors.T)

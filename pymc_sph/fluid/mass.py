@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from pymc_sph.fluid.state import Array, namespace
 
-LOG_MASS_FLOOR = -50.0
+MASS_FLOOR = 1e-6
+"""Least mass of a particle, in units of the mean mass 1 / N."""
 
 
 def clip_potential(phi: Array, width: float = 20.0) -> Array:
@@ -17,8 +18,10 @@ def clip_potential(phi: Array, width: float = 20.0) -> Array:
 def normalise(log_m: Array) -> Array:
     """Log masses that sum to 1, none below the floor."""
     xp = namespace(log_m)
-    log_m = xp.maximum(log_m - xp.max(log_m), LOG_MASS_FLOOR)
-    return log_m - xp.log(xp.sum(xp.exp(log_m)))
+    m = xp.exp(log_m - xp.max(log_m))
+    m = m / xp.sum(m)
+    m = xp.maximum(m, MASS_FLOOR / m.shape[0])
+    return xp.log(m / xp.sum(m))
 
 
 def exchange(log_m: Array, excess: Array, rate: float, bound: float = 1.0) -> Array:

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
+
+from pymc_sph.fluid import kernels, mass
 from pymc_sph.fluid.forces import bounded
-from pymc_sph.fluid.state import Array, namespace
+from pymc_sph.fluid.state import Array, Fluid, namespace
+
+SPENT = 0.2
+"""Mass, in units of the mean mass, below which a particle is taken to where it is needed."""
 
 
 def resize(A: Array, moment: Array, rate: float, bound: float) -> Array:
@@ -17,6 +24,42 @@ def resize(A: Array, moment: Array, rate: float, bound: float) -> Array:
     if A.ndim == 3:
         return A + A @ step
     return A * xp.exp(step)
+
+
+def split(fluid: Fluid, residual: Array) -> Fluid:
+    """Move the lightest particle, if it is spent, to where the fluid lacks resolution.
+
+    The particle with the largest mass times residual is split in two: the spent one takes half of
+    its mass and a place one kernel width ahead, where its velocity points. A particle without
+    mass has no probes, and would never find such a place by itself.
+
+    Parameters
+    ----------
+    fluid : Fluid
+        The fluid after its step.
+    residual : (N,)
+        Variance of the potential within each kernel; it vanishes at equilibrium.
+    """
+    xp = namespace(fluid.z)
+    lightest = int(xp.argmin(fluid.log_m))
+    if fluid.n_particles == 1 or fluid.log_m[lightest] > math.log(SPENT / fluid.n_particles):
+        return fluid
+    parent = int(xp.argmax(fluid.log_m + xp.log(residual + 1e-300)))
+    if parent == lightest:
+        return fluid
+    ahead = fluid.u[parent] / xp.maximum(xp.linalg.vector_norm(fluid.u[parent]), 1e-300)
+    place = fluid.z[parent] + kernels.stretch(fluid.A[parent][None], ahead[None])[0]
+    index = xp.arange(fluid.n_particles)
+    source = xp.where(index == lightest, parent, index)
+    halved = (index == lightest) | (index == parent)
+    moved = (index == lightest)[:, None]
+    return dataclasses.replace(
+        fluid,
+        z=xp.where(moved, place, fluid.z),
+        u=fluid.u[source],
+        A=fluid.A[source],
+        log_m=mass.normalise(fluid.log_m[source] - math.log(2.0) * halved),
+    )
 
 
 def default_particles(dim: int) -> int:

@@ -125,6 +125,8 @@ def move(
         A=resolution.resize(fluid.A, moment, rates.tensor, bound),
         log_m=mass.exchange(fluid.log_m, excess, rates.mass),
     )
+    mean = interpolation.interpolate(weights, phi)
+    moved = resolution.split(moved, interpolation.interpolate(weights, phi * phi) - mean * mean)
     return frame.stretch_frame(moved, frame.frame_moment(r, offset), rates.frame, bound)
 
 
