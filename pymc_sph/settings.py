@@ -80,7 +80,7 @@ class Settings:
     frame_rate: float = 0.1
     trust: float = 0.05
     window: int = 10
-    tol: float = 0.005
+    tol: float = 0.01
     paths: int = 8
     draws: int = 4000
 

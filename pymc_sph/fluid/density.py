@@ -26,11 +26,18 @@ class Density:
         Its gradient, in the frame.
     R : (N, K)
         Responsibilities m_i W_i(y_k) / rho(y_k); every column sums to 1.
+    A_inv : (N, d, d) or (N, d)
+        Inverse smoothing tensors.
     """
 
     log_rho: Array
     grad: Array
     R: Array
+    A_inv: Array
+
+    def at(self, probes: Array) -> Density:
+        """Return the field at some of the probes."""
+        return Density(self.log_rho[probes], self.grad[probes], self.R[:, probes], self.A_inv)
 
 
 def blocks(fluid: Fluid, n_probes: int) -> list[slice]:
@@ -51,17 +58,20 @@ def density(fluid: Fluid, y: Array) -> Density:
         xp.concat([p.log_rho for p in parts]),
         xp.concat([p.grad for p in parts]),
         xp.concat([p.R for p in parts], axis=1),
+        A_inv,
     )
 
 
 def _density_block(fluid: Fluid, A_inv: Array, y: Array) -> Density:
     xp = namespace(y)
-    log_part = fluid.log_m[:, None] + kernels.log_kernel(fluid.A, A_inv, fluid.z, y)
+    e = kernels.whiten(A_inv, fluid.z, y) if fluid.full else None
+    log_part = fluid.log_m[:, None] + kernels.log_kernel(fluid.A, A_inv, fluid.z, y, e)
     top = xp.max(log_part, axis=0)
     R = xp.exp(log_part - top)
     total = xp.sum(R, axis=0)
     R = R / total
-    return Density(top + xp.log(total), -kernels.pull_back(A_inv, fluid.z, y, R), R)
+    grad = -kernels.pull_back(A_inv, fluid.z, y, R, e)
+    return Density(top + xp.log(total), grad, R, A_inv)
 
 
 def log_density(fluid: Fluid, y: Array) -> Array:

@@ -17,7 +17,7 @@ def clip_acceleration(r: Array, times: float = 5.0) -> Array:
     return r * xp.minimum(1.0, limit / xp.maximum(length, 1e-300))[:, None]
 
 
-def viscous(fluid: Fluid, R: Array, u: Array, viscosity: float) -> Array:
+def viscous(fluid: Fluid, A_inv: Array, R: Array, u: Array, viscosity: float) -> Array:
     """Velocities u (N, d) drawn towards the mean velocity of each particle's neighbours.
 
     Neighbours are weighted by the overlap of their kernels, sum_k R_ik R_jk. It damps the noise
@@ -30,8 +30,7 @@ def viscous(fluid: Fluid, R: Array, u: Array, viscosity: float) -> Array:
     overlap = overlap / (xp.sum(overlap, axis=1, keepdims=True) + 1e-300)
     velocity = kernels.stretch(fluid.A, u)
     neighbours = overlap @ velocity
-    mixed = (1 - viscosity) * velocity + viscosity * neighbours
-    return kernels.stretch(kernels.inverse(fluid.A), mixed)
+    return kernels.stretch(A_inv, (1 - viscosity) * velocity + viscosity * neighbours)
 
 
 def accelerate(fluid: Fluid, f: Array, damping: float) -> Array:

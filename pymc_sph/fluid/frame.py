@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from pymc_sph.fluid import kernels
 from pymc_sph.fluid.state import Array, Fluid, namespace
 
 
@@ -17,16 +16,15 @@ def frame_moment(r: Array, offset: Array) -> Array:
 def stretch_frame(fluid: Fluid, moment: Array, rate: float, bound: float) -> Fluid:
     """L <- L (I + rate M), with the particles moved so that they stay where they are.
 
-    Positions and velocities keep their places in unconstrained space; the kernels stretch with
-    the frame. The step is shortened where half its squared Frobenius norm is above `bound`.
+    Positions keep their places in unconstrained space; the kernels, and with them the velocities
+    in units of the kernels, stretch with the frame. The step is shortened where half its squared
+    Frobenius norm is above `bound`.
     """
     xp = namespace(moment)
     step = rate * moment
     half_square = 0.5 * xp.sum(step * step)
     step = step * xp.minimum(1.0, xp.sqrt(bound / xp.maximum(half_square, 1e-300)))
     change = xp.eye(fluid.dim) + step
-    velocity = kernels.stretch(fluid.A, fluid.u)
-    moved = xp.linalg.solve(change, xp.concat([fluid.z, velocity]).T).T
-    n = fluid.n_particles
-    u = kernels.stretch(kernels.inverse(fluid.A), moved[n:])
-    return dataclasses.replace(fluid, z=moved[:n], u=u, L=fluid.L @ change)
+    return dataclasses.replace(
+        fluid, z=xp.linalg.solve(change, fluid.z.T).T, L=fluid.L @ change
+    )

@@ -30,7 +30,7 @@ def interpolate(weights: Array, values: Array) -> Array:
     return weights @ values
 
 
-def tensor_moment(fluid: Fluid, weights: Array, y: Array, r: Array) -> Array:
+def tensor_moment(fluid: Fluid, A_inv: Array, weights: Array, y: Array, r: Array) -> Array:
     """First moment of the acceleration within each kernel: the force on its smoothing tensor.
 
     For full tensors the symmetric part of <e (A_i' r)'>_i, (N, d, d), with e = A_i^-1 (y - z_i);
@@ -39,7 +39,6 @@ def tensor_moment(fluid: Fluid, weights: Array, y: Array, r: Array) -> Array:
     """
     if not fluid.full:
         return weights @ (r * y) - fluid.z * (weights @ r)
-    A_inv = kernels.inverse(fluid.A)
     moment = 0.0
     for block in blocks(fluid, len(y)):
         e = kernels.whiten(A_inv, fluid.z, y[block])

@@ -39,11 +39,11 @@ def whiten(A_inv: Array, z: Array, y: Array) -> Array:
     return (y - z[:, None, :]) @ A_inv.mT
 
 
-def squared_distances(A_inv: Array, z: Array, y: Array) -> Array:
-    """|A_i^-1 (y_k - z_i)|^2 of every particle and probe, (N, K)."""
+def squared_distances(A_inv: Array, z: Array, y: Array, e: Array = None) -> Array:
+    """|A_i^-1 (y_k - z_i)|^2 of every particle and probe, (N, K); e as from `whiten`."""
     xp = namespace(z)
     if A_inv.ndim == 3:
-        e = whiten(A_inv, z, y)
+        e = whiten(A_inv, z, y) if e is None else e
         return xp.sum(e * e, axis=-1)
     # expanded, so that no (N, K, d) array is needed; about the mean, to lose fewer digits
     centre = xp.mean(z, axis=0)
@@ -53,20 +53,20 @@ def squared_distances(A_inv: Array, z: Array, y: Array) -> Array:
     return xp.clip(precision @ (y * y).T - 2 * cross + square[:, None], 0.0, None)
 
 
-def log_kernel(A: Array, A_inv: Array, z: Array, y: Array) -> Array:
-    """Log W(y_k - z_i; A_i), (N, K)."""
+def log_kernel(A: Array, A_inv: Array, z: Array, y: Array, e: Array = None) -> Array:
+    """Log W(y_k - z_i; A_i), (N, K); e as from `whiten`."""
     normaliser = log_det(A) + 0.5 * z.shape[1] * LOG_2PI
-    return -0.5 * squared_distances(A_inv, z, y) - normaliser[:, None]
+    return -0.5 * squared_distances(A_inv, z, y, e) - normaliser[:, None]
 
 
-def pull_back(A_inv: Array, z: Array, y: Array, weights: Array) -> Array:
+def pull_back(A_inv: Array, z: Array, y: Array, weights: Array, e: Array = None) -> Array:
     """Sum over particles of w_ik (A_i A_i')^-1 (y_k - z_i), (K, d), for weights (N, K).
 
     With the responsibilities as weights this is minus the gradient of log rho at the probes.
     """
     xp = namespace(z)
     if A_inv.ndim == 3:
-        e = whiten(A_inv, z, y)
+        e = whiten(A_inv, z, y) if e is None else e
         return xp.sum((weights[:, :, None] * e) @ A_inv, axis=0)
     precision = A_inv**2
     return y * (weights.T @ precision) - weights.T @ (z * precision)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from pymc_sph.fluid import equation_of_state, forces, frame, interpolation, mass, resolution
-from pymc_sph.fluid.density import ProbeNoise, density, draw_probes
+from pymc_sph.fluid.density import Density, ProbeNoise, density, draw_probes
 from pymc_sph.fluid.state import Array, Fluid, log_det_frame, namespace, to_unconstrained
 
 LogDensity = Callable[[Array], tuple[Array, Array]]
@@ -94,29 +94,28 @@ def step(
     seen = observe(logp - field.log_rho + log_det_frame(fluid), finite)
     if not xp.any(finite):
         return fluid, seen
-    R = field.R
     if not xp.all(finite):  # such probes weigh nothing, and their values are never touched
-        y, own, logp, grad, R = y[finite], own[finite], logp[finite], grad[finite], R[:, finite]
-        field = dataclasses.replace(field, log_rho=field.log_rho[finite], grad=field.grad[finite])
+        y, own, logp, grad = y[finite], own[finite], logp[finite], grad[finite]
+        field = field.at(finite)
     phi = equation_of_state.potential(logp, field.log_rho, rates.temperature)
     r = equation_of_state.acceleration(grad @ fluid.L, field.grad, rates.temperature)
-    moved = move(fluid, R, y, own, mass.clip_potential(phi), forces.clip_acceleration(r), rates)
-    return moved, seen
+    phi, r = mass.clip_potential(phi), forces.clip_acceleration(r)
+    return move(fluid, field, y, own, phi, r, rates), seen
 
 
 def move(
-    fluid: Fluid, R: Array, y: Array, own: Array, phi: Array, r: Array, rates: Rates
+    fluid: Fluid, field: Density, y: Array, own: Array, phi: Array, r: Array, rates: Rates
 ) -> Fluid:
     """Fluid after potential phi (K,) and acceleration r (K, d) at probes y have acted on it."""
     xp = namespace(y)
     bound = rates.trust * max(1.0, fluid.dim / 10)
-    weights = interpolation.smoothing_weights(fluid, R)
+    weights = interpolation.smoothing_weights(fluid, field.R)
     force = interpolation.interpolate(weights, r)
     excess = interpolation.interpolate(weights, phi - xp.mean(phi))
-    moment = interpolation.tensor_moment(fluid, weights, y, r)
+    moment = interpolation.tensor_moment(fluid, field.A_inv, weights, y, r)
     offset = y - fluid.z[own]
     u = forces.accelerate(fluid, force, rates.damping)
-    u = forces.viscous(fluid, R, u, rates.viscosity)
+    u = forces.viscous(fluid, field.A_inv, field.R, u, rates.viscosity)
     du = forces.bounded(rates.dt * u, bound)
     moved = dataclasses.replace(
         fluid,
