@@ -27,12 +27,13 @@ import warnings
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import hierarchical
 import numpy as np
@@ -43,6 +44,7 @@ import pymc_sph
 
 from pymc_sph.importance import psis
 
+ROOT = Path(__file__).resolve().parents[1]
 DRAWS = 4_000
 FIRST_RUN = "python -m pymc_sph"
 
@@ -86,26 +88,25 @@ class Case:
 
 def cases(posteriordb: Path | None) -> list[Case]:
     """Return every case: posteriordb's from the folder, or else those carried in the tests."""
-    found = []
+    found: list[Case] = []
     if posteriordb is not None:
         load = _module("load", posteriordb / "load.py")
-        found += [Case(name, lambda n=name: _from_folder(load, n)) for name in load.names()]
+        found += [Case(name, partial(_from_folder, load, name)) for name in load.names()]
     else:
-        found += [Case(name, lambda n=name: _carried(n)) for name in reference_models.POSTERIORS]
+        found += [Case(name, partial(_carried, name)) for name in reference_models.POSTERIORS]
     for name in hierarchical.MODELS:
-        found.append(
-            Case(
-                name,
-                lambda n=name: (hierarchical.build(n), hierarchical.load_reference(n).errors),
-                lambda n=name: hierarchical.load_log_evidence(n),
-            )
-        )
+        exact = partial(hierarchical.load_log_evidence, name)
+        found.append(Case(name, partial(_hierarchical, name), exact))
     return found
 
 
 def _carried(name: str) -> tuple[pm.Model, Errors]:
     model, summary = reference_models.load(name)
     return model, summary.errors
+
+
+def _hierarchical(name: str) -> tuple[pm.Model, Errors]:
+    return hierarchical.build(name), hierarchical.load_reference(name).errors
 
 
 def _from_folder(load: ModuleType, name: str) -> tuple[pm.Model, Errors]:
@@ -221,7 +222,8 @@ def table(rows: Iterable[Row], columns: Iterable[str]) -> str:
 def _format(value: Any) -> str:
     if not isinstance(value, float | np.floating):
         return str(value)
-    return f"{value:.3f}" if abs(value) < 10 else f"{value:,.1f}"
+    number = float(value)
+    return f"{number:.3f}" if abs(number) < 10 else f"{number:,.1f}"
 
 
 def main() -> int:
@@ -237,10 +239,10 @@ def main() -> int:
     def wanted(name: str) -> bool:
         return arguments.only is None or any(part in name for part in arguments.only)
 
-    rows = []
+    rows: list[Row] = []
     for case in cases(arguments.posteriordb):
         if wanted(case.name):
-            rows.append(guarded(case.name, lambda c=case: measure(c, arguments.seed)))
+            rows.append(guarded(case.name, partial(measure, case, arguments.seed)))
             if arguments.json:  # after every case: an interrupted run keeps what it has
                 arguments.json.write_text(json.dumps(rows, indent=1, default=float))
     if wanted(FIRST_RUN) or "first" in (arguments.only or []):

@@ -112,7 +112,9 @@ def mid_probabilities(n: int) -> np.ndarray:
     return (np.arange(n) + 0.5) / n
 
 
-def _errors(x, weights, mean, sd, quantiles):
+def _errors(
+    x: np.ndarray, weights: np.ndarray | None, mean: float, sd: float, quantiles: np.ndarray
+) -> tuple[float, float, float]:
     """Return |mean error|, log sd ratio and W1 of one component, x of shape (n,)."""
     w = np.full(len(x), 1 / len(x)) if weights is None else np.asarray(weights).ravel()
     if not (np.isfinite(x).all() and np.isfinite(w).all() and w.sum() > 0):
