@@ -179,7 +179,7 @@ def covariance_factor(H: np.ndarray) -> np.ndarray:
     model's own coordinates. Diagonal smoothing tensors rely on it: what bends a hierarchical
     posterior is a scale that all coordinates of a group share.
     """
-    scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diagonal(H)), 1e-300))
+    scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diagonal(H)), 1e-20))
     scale = np.clip(scale, scale.min(), scale.min() * SPREAD)
     values, vectors = np.linalg.eigh(-H * scale * scale[:, None])
     values = np.maximum(np.abs(values), 1e-6)

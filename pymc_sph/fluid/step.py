@@ -111,7 +111,8 @@ def move(
     bound = rates.trust * max(1.0, fluid.dim / 10)
     weights = interpolation.smoothing_weights(fluid, field.R)
     force = interpolation.interpolate(weights, r)
-    excess = interpolation.interpolate(weights, phi - xp.mean(phi))
+    phi = phi - xp.mean(phi)
+    excess = interpolation.interpolate(weights, phi)
     moment = interpolation.tensor_moment(fluid, field.A_inv, weights, y, r)
     offset = y - fluid.z[own]
     u = forces.accelerate(fluid, force, rates.damping)
@@ -124,8 +125,8 @@ def move(
         A=resolution.resize(fluid.A, moment, rates.tensor, bound),
         log_m=mass.exchange(fluid.log_m, excess, rates.mass),
     )
-    mean = interpolation.interpolate(weights, phi)
-    moved = resolution.split(moved, interpolation.interpolate(weights, phi * phi) - mean * mean)
+    variance = interpolation.interpolate(weights, phi * phi) - excess * excess
+    moved = resolution.split(moved, xp.maximum(variance, 0.0))
     return frame.stretch_frame(moved, frame.frame_moment(r, offset), rates.frame, bound)
 
 
