@@ -281,7 +281,9 @@ class Ensemble:
         logp = target(flat)[0].reshape(n_fluids, n)
         log_q = np.stack([equal.log_density(flat, i).reshape(n_fluids, n) for i in range(n_fluids)])
         own = logp - log_q[np.arange(n_fluids), np.arange(n_fluids)]
-        elbo = np.array([x[np.isfinite(x)].mean() if np.isfinite(x).any() else -np.inf for x in own])
+        elbo = np.array(
+            [x[np.isfinite(x)].mean() if np.isfinite(x).any() else -np.inf for x in own]
+        )
         return FluidMixture(equal.fluids, fit_shares(logp, log_q)), theta, elbo
 
 

@@ -61,9 +61,9 @@ def check_free_variables(model: Model) -> None:
         )
 
 
-def join_value_vars(model: Model, point: Point, outputs: Sequence[Variable]) -> tuple[
-    list[Variable], Variable
-]:
+def join_value_vars(
+    model: Model, point: Point, outputs: Sequence[Variable]
+) -> tuple[list[Variable], Variable]:
     """Rewrite `outputs` as functions of one float64 vector, the value variables joined.
 
     Parameters

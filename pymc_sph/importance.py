@@ -17,6 +17,9 @@ RELIABLE = "reliable"
 USE_WEIGHTS = "use the weights"
 UNRELIABLE = "unreliable"
 
+SHIFT = 0.08
+"""A reliable fit's weights move no mean or log sd further than this, in sds."""
+
 
 def psis(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
     """Pareto-smoothed importance sampling, by ArviZ.
@@ -91,7 +94,9 @@ def importance_shift(theta: np.ndarray, log_weights: np.ndarray) -> float:
     mean = w @ theta
     new_sd = np.sqrt(w @ (theta - mean) ** 2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        shifts = np.concatenate([np.abs(mean - theta.mean(axis=0)) / sd, np.abs(np.log(new_sd / sd))])
+        shifts = np.concatenate(
+            [np.abs(mean - theta.mean(axis=0)) / sd, np.abs(np.log(new_sd / sd))]
+        )
     return float(np.max(shifts[np.isfinite(shifts)], initial=0.0))
 
 
@@ -173,8 +178,10 @@ def judge(found: Evidence) -> Verdict:
         f"importance ESS {found.ess:.2f}, Pareto k {found.pareto_k:.2f}, "
         f"{found.n_agreeing} of {found.n_fluids} fluids agree (r_hat {found.r_hat:.2f})"
     )
+    if found.status not in ("converged", "stopped"):
+        figures += f", status {found.status!r}"
     tail = found.pareto_k > 0.7 and found.ess < 0.9
-    if found.status == "non_finite" or not np.isfinite(found.pareto_k) and found.ess < 0.5:
+    if found.status == "non_finite" or found.nonfinite > 0.9:
         return Verdict(
             UNRELIABLE,
             f"log p or its gradient was not finite at almost every probe; {figures}",
@@ -193,12 +200,14 @@ def judge(found: Evidence) -> Verdict:
             f"the fluids found different parts of the posterior; {figures}",
             "There may be more modes than fluids: raise `fluids` and `temperature`.",
         )
-    if tail or found.shift > 0.12 or found.ess < 0.3 or found.nonfinite > 0.05:
+    if tail or found.shift > SHIFT or found.ess < 0.3 or found.nonfinite > 0.05:
         return Verdict(
             USE_WEIGHTS,
             f"the weights move a mean or log sd by up to {found.shift:.2f} sd; {figures}",
             "Use pymc_sph.fit (importance-corrected draws), or raise `n` or `particles`.",
         )
     if found.status == "interrupted":
-        return Verdict(USE_WEIGHTS, f"the fit was interrupted; {figures}", "Continue with refine(n).")
+        return Verdict(
+            USE_WEIGHTS, f"the fit was interrupted; {figures}", "Continue with refine(n)."
+        )
     return Verdict(RELIABLE, figures, "")

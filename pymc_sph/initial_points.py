@@ -64,7 +64,9 @@ def dispersed_points(
     tries = max(TRIES, 2 * n)
     found = _finite(target, _jitter(centre, SCALES, tries, rng), n)
     if len(found) < n:
-        found = np.concatenate([found, _prior_points(target, tries, n - len(found), overrides, rng)])
+        found = np.concatenate(
+            [found, _prior_points(target, tries, n - len(found), overrides, rng)]
+        )
     if len(found) < n:
         middle = found[0] if len(found) else centre
         near = _jitter(middle, FALLBACK_SCALES, tries, rng)[1:]

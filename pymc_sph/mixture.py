@@ -137,5 +137,3 @@ def fit_shares(logp: np.ndarray, log_q: np.ndarray, n_steps: int = 200) -> np.nd
         log_w = log_w + np.where(finite.any(axis=1), 0.5 * phi, 0.0)
         log_w = np.maximum(log_w - logsumexp(log_w), -1e3)
     return log_w - logsumexp(log_w)
-
-

@@ -69,4 +69,3 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
     setattr(fit, MARK, original)
     fit.__signature__ = signature  # type: ignore[attr-defined]
     return fit
-

@@ -46,9 +46,7 @@ class Sample:
         return {n: getattr(self, n) for n in names} | {"log_weight": self.lp - self.log_q}
 
 
-def draw_pooled(
-    mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator
-) -> Sample:
+def draw_pooled(mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator) -> Sample:
     """Draw n independent points from the pooled q."""
     d = mixture.sample(n, rng)
     return Sample(d.theta, d.fluid, d.particle, logp(d.theta), mixture.log_density(d.theta))

@@ -99,9 +99,7 @@ class Settings:
                     f"probes={self.probes}: probes come in antithetic pairs, give an even number"
                 )
         if self.tensor not in ("auto", "full", "diagonal"):
-            raise SettingsError(
-                f"tensor={self.tensor!r}: choose one of 'auto', 'full', 'diagonal'"
-            )
+            raise SettingsError(f"tensor={self.tensor!r}: choose one of 'auto', 'full', 'diagonal'")
         for name in ("dt", "trust", "tol"):
             self._real(name, above=0.0)
         for name in ("tensor_rate", "mass_rate", "frame_rate"):
@@ -116,7 +114,12 @@ class Settings:
             raise SettingsError(f"{name}={value!r}: give an integer of at least {least}")
 
     def _real(
-        self, name: str, *, above: float = -math.inf, least: float = -math.inf, most: float = math.inf
+        self,
+        name: str,
+        *,
+        above: float = -math.inf,
+        least: float = -math.inf,
+        most: float = math.inf,
     ) -> None:
         value = getattr(self, name)
         if (
@@ -145,8 +148,14 @@ class Settings:
                 f"{self.fluids} fluids"
             )
         for t in values:
-            if isinstance(t, bool) or not isinstance(t, numbers.Real) or not 1 <= float(t) < math.inf:
-                raise SettingsError(f"temperature={value!r}: temperatures are finite and at least 1")
+            if (
+                isinstance(t, bool)
+                or not isinstance(t, numbers.Real)
+                or not 1 <= float(t) < math.inf
+            ):
+                raise SettingsError(
+                    f"temperature={value!r}: temperatures are finite and at least 1"
+                )
         return tuple(float(t) for t in values)
 
     def full_tensor(self, dim: int) -> bool:

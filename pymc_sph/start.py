@@ -159,9 +159,7 @@ def fit_gaussians(
     return out, spent + len(theta)
 
 
-def hessians(
-    target: LogDensity, points: np.ndarray, scale: np.ndarray
-) -> tuple[np.ndarray, int]:
+def hessians(target: LogDensity, points: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, int]:
     """Hessians (C, d, d) at points (C, d), by central differences of length `scale` (d,)."""
     d = points.shape[1]
     steps = np.concatenate([np.diag(scale), -np.diag(scale)])

@@ -197,9 +197,7 @@ def compile_target(
     point = make_initial_point_fn(model=model)(0)
     graph = build_graph(model, point)
     compiled = _compile_engine(graph, engine, mode, threads, kwargs, ravel_point(model, point))
-    target = Target(
-        model, compiled, labels=coordinate_labels(model, point), random=graph.random
-    )
+    target = Target(model, compiled, labels=coordinate_labels(model, point), random=graph.random)
     target.compile_time = time.perf_counter() - began
     return target
 

@@ -25,6 +25,4 @@ def stretch_frame(fluid: Fluid, moment: Array, rate: float, bound: float) -> Flu
     half_square = 0.5 * xp.sum(step * step)
     step = step * xp.minimum(1.0, xp.sqrt(bound / xp.maximum(half_square, 1e-300)))
     change = xp.eye(fluid.dim) + step
-    return dataclasses.replace(
-        fluid, z=xp.linalg.solve(change, fluid.z.T).T, L=fluid.L @ change
-    )
+    return dataclasses.replace(fluid, z=xp.linalg.solve(change, fluid.z.T).T, L=fluid.L @ change)
