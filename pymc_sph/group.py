@@ -80,7 +80,7 @@ class FluidGroup(EmpiricalGroup):
             self.params_dict[name].set_value(value)
 
     def randidx(self, size: Any = None) -> Any:
-        """Indices (size,) of particles, drawn by their weights."""
+        """Draw indices (size,) of particles by their weights."""
         size = pt.atleast_1d(pt.as_tensor(1 if size is None else size))
         below = pt.cumsum(self.params_dict["weights"])
         # minimum: rounding can leave the last sum below the largest uniform number

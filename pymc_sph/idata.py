@@ -63,8 +63,12 @@ def to_container(
     """
     model_coords, model_dims = coords_and_dims_for_inferencedata(model)
     coords = model_coords | dict(coords or {})
-    dims = model_dims | dict(dims or {})
-    labels = {"coords": coords, "dims": dims, "attrs": netcdf_attrs(attrs or {})}
+    all_dims: dict[str, Any] = model_dims | dict(dims or {})
+    labels: dict[str, Any] = {
+        "coords": coords,
+        "dims": all_dims,
+        "attrs": netcdf_attrs(attrs or {}),
+    }
     groups = {
         "posterior": _dataset(posterior, **labels),
         "sample_stats": _dataset(sample_stats, **labels),
@@ -72,16 +76,18 @@ def to_container(
     if unconstrained is not None:
         names = {v.name: rv.name for rv, v in model.rvs_to_values.items()}
         # a transform that keeps the shape keeps the meaning of the axes
-        dims = dims | {
-            value: dims[names[value]]
+        value_dims = {
+            value: all_dims[names[value]]
             for value, x in unconstrained.items()
-            if names[value] in dims and x.shape == posterior[names[value]].shape
+            if names[value] in all_dims and x.shape == posterior[names[value]].shape
         }
-        groups["unconstrained_posterior"] = _dataset(unconstrained, **labels | {"dims": dims})
+        groups["unconstrained_posterior"] = _dataset(
+            unconstrained, **labels | {"dims": all_dims | value_dims}
+        )
     data = {"observed_data": find_observations(model), "constant_data": find_constants(model)}
     for group, values in data.items():
         if values:
-            groups[group] = _dataset(values, coords=coords, dims=dims, sample_dims=[])
+            groups[group] = _dataset(values, coords=coords, dims=all_dims, sample_dims=[])
     out = _assemble(groups)
     if log_likelihood:
         pm.compute_log_likelihood(out, model=model, progressbar=False)

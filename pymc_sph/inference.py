@@ -11,7 +11,7 @@ import warnings
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -195,7 +195,8 @@ class SPH(Inference):
             raise SettingsError(f"n={n!r}: give a number of steps of at least 1")
         self._ensemble = self._ensemble.extend(int(n))
         with threadpool_limits(1, user_api="blas"):
-            self._run(*self.state, progressbar, progressbar_theme)
+            score, callbacks = self.state
+            self._run(score, callbacks, progressbar, progressbar_theme)
         return self.approx
 
     def run_profiling(self, n: int = 1000, score: Any = None, **kwargs: Any) -> Any:
@@ -291,7 +292,7 @@ class SPH(Inference):
         result = self.approx.result
         assert result is not None
         return {
-            "created_at": datetime.now(timezone.utc).isoformat(),
+            "created_at": datetime.now(UTC).isoformat(),
             "inference_library": "pymc_sph",
             "inference_library_version": VERSION,
             "inference_library_settings": json.dumps(self.settings.as_dict()),
@@ -380,7 +381,7 @@ def fit(
 
 
 def make_settings(values: dict[str, Any]) -> Settings:
-    """`Settings` from keyword arguments; an unknown one is an error that suggests the nearest.
+    """Make `Settings` from keyword arguments; an error for an unknown one suggests the nearest.
 
     Raises
     ------

@@ -104,7 +104,7 @@ def apportion(shares: np.ndarray, n: int) -> np.ndarray:
 
 
 def systematic(weights: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices (n,) by systematic resampling: i appears floor or ceil of n weights[i] times."""
+    """Draw indices (n,) systematically: i appears floor or ceil of n weights[i] times."""
     edges = np.cumsum(weights)
     index = np.searchsorted(edges / edges[-1], (rng.random() + np.arange(n)) / n, side="right")
     return np.minimum(index, len(weights) - 1)

@@ -168,7 +168,7 @@ class Settings:
         return particles, self.probes or resolution.default_probes(dim, particles)
 
     def as_dict(self) -> dict[str, Any]:
-        """Settings as plain values, for JSON."""
+        """Return the settings as plain values, for JSON."""
         values = dataclasses.asdict(self)
         if not isinstance(self.temperature, (str, numbers.Real)):
             values["temperature"] = list(self.temperatures())

@@ -79,7 +79,7 @@ def find_starts(
 
 
 def lbfgs_path(target: LogDensity, point: np.ndarray) -> tuple[np.ndarray, int]:
-    """Iterates of SciPy's L-BFGS from a point, (T, d), and the gradients spent."""
+    """Run SciPy's L-BFGS from a point: its iterates (T, d), and the gradients spent."""
     path = [np.array(point)]
     count = 0
 

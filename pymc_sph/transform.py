@@ -20,7 +20,7 @@ from pytensor.graph.basic import Variable
 from pytensor.graph.replace import vectorize_graph
 from pytensor.graph.rewriting.utils import rewrite_graph
 
-from pymc_sph.graph import Point, join_value_vars, ravel_point
+from pymc_sph.graph import join_value_vars, ravel_point
 
 logger = logging.getLogger(__name__)
 
@@ -161,6 +161,8 @@ def _row_by_row(
 
     def function(theta: NDArray[np.float64]) -> list[NDArray[Any]]:
         rows = [compiled(row) for row in theta]
-        return [np.stack([np.asarray(value) for value in values]) for values in zip(*rows)]
+        return [
+            np.stack([np.asarray(value) for value in values]) for values in zip(*rows, strict=True)
+        ]
 
     return function

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -88,12 +89,13 @@ class Summary:
         for name, index in self._components():
             key = f"{name}[{','.join(map(str, index))}]" if index else name
             x = np.asarray(draws[name], dtype="float64").reshape(-1, *self.mean[name].shape)
+            rows: Any = (slice(None), *index)
             errors = _errors(
-                x[(slice(None), *index)],
+                x[rows],
                 weights,
                 self.mean[name][index],
                 self.sd[name][index],
-                self.quantiles[name][(slice(None), *index)],
+                self.quantiles[name][rows],
             )
             out["mean"][key], out["log_sd"][key], out["w1"][key] = errors
         for key in ("mean", "log_sd", "w1"):

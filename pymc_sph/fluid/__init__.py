@@ -1,6 +1,6 @@
 """The fluid: physics on arrays, free of PyMC and of any global state.
 
-Read it in this order: ``state`` (what a fluid is), ``kernels`` and ``density`` (its smoothed density
+Read it in this order: ``state`` (what a fluid is), ``kernels`` and ``density`` (its density
 field), ``equation_of_state`` and ``forces`` (what pushes it), ``interpolation`` (fields at probes
 brought to the particles), ``resolution``, ``mass`` and ``frame`` (what else may change), ``step``
 (one step), ``schedule`` (rates, temperature, stopping) and ``simulate`` (many steps).

@@ -6,6 +6,7 @@ rho is normalised in the frame; q(theta) = rho(y) / |det L| is the approximation
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pymc_sph.fluid import kernels
 from pymc_sph.fluid.state import Array, Fluid, namespace
@@ -102,7 +103,7 @@ class ProbeNoise:
     e: Array
 
 
-def draw_noise(rng, n_probes: int, dim: int) -> ProbeNoise:
+def draw_noise(rng: Any, n_probes: int, dim: int) -> ProbeNoise:
     """Random numbers for `n_probes` probes (even), from a NumPy Generator."""
     return ProbeNoise(float(rng.random()), rng.standard_normal((n_probes // 2, dim)))
 

@@ -7,7 +7,15 @@ import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from pymc_sph.fluid import equation_of_state, forces, frame, interpolation, mass, resolution
+from pymc_sph.fluid import (
+    equation_of_state,
+    forces,
+    frame,
+    interpolation,
+    kernels,
+    mass,
+    resolution,
+)
 from pymc_sph.fluid.density import Density, ProbeNoise, density, draw_probes
 from pymc_sph.fluid.state import Array, Fluid, log_det_frame, namespace, to_unconstrained
 
@@ -120,7 +128,7 @@ def move(
     du = forces.bounded(rates.dt * u, bound)
     moved = dataclasses.replace(
         fluid,
-        z=fluid.z + forces.kernels.stretch(fluid.A, du),
+        z=fluid.z + kernels.stretch(fluid.A, du),
         u=du / rates.dt,
         A=resolution.resize(fluid.A, moment, rates.tensor, bound),
         log_m=mass.exchange(fluid.log_m, excess, rates.mass),
