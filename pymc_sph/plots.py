@@ -71,7 +71,7 @@ def plot_fluid(
 
 
 def coordinate_pair(model: Any, var_names: Sequence[str] | None) -> list[int]:
-    """Indices of two coordinates of the unconstrained space."""
+    """Find the indices of two coordinates of the unconstrained space."""
     labels = coordinate_labels(model, model.initial_point(0))
     if len(labels) < 2:
         raise ValueError("plot_fluid draws two coordinates, and the model has only one")
