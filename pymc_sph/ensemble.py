@@ -288,14 +288,28 @@ class Ensemble:
 
 
 def choose(starts: list[Gaussian], n_fluids: int) -> list[Gaussian]:
-    """One start per fluid: the best ones, far worse ones left out and the best used again.
+    """One start per fluid, from starts sorted by ELBO: places apart first, then the best others.
 
-    A start further below the best than a fluid can be expected to climb (10 nats and one per
-    dimension) would spend a fluid on a mode that carries no mass.
+    Several paths that ended in one mode must not crowd out the path that found another. A start
+    further below the best than a fluid can be expected to climb (10 nats and one per dimension)
+    is left out: it would spend a fluid on a mode that carries no mass.
     """
     best = starts[0]
     near = [s for s in starts if s.elbo > best.elbo - 10.0 - len(best.mu)]
-    return [near[i % len(near)] for i in range(n_fluids)]
+    apart: list[Gaussian] = []
+    for start in near:
+        if all(distance(start, other) > 1.0 for other in apart):
+            apart.append(start)
+    taken = {id(start) for start in apart}
+    ordered = [*apart, *(start for start in near if id(start) not in taken)]
+    return [ordered[i % len(ordered)] for i in range(n_fluids)]
+
+
+def distance(one: Gaussian, other: Gaussian) -> float:
+    """Squared Mahalanobis distance of two Gaussians' means over d, by the wider of the two."""
+    gap = one.mu - other.mu
+    squares = [np.sum(np.linalg.solve(g.L, gap) ** 2) for g in (one, other)]
+    return float(min(squares)) / len(gap)
 
 
 def _place(start: Gaussian, i: int, settings: Settings, seed: int, n: int) -> Simulation:

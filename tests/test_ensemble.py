@@ -43,8 +43,9 @@ def test_start_of_a_gaussian_is_exact():
 def funnel(theta):
     """Neal's funnel, ten dimensions, with its mode at v = -40.5 deep in the neck."""
     v, x = theta[:, 0], theta[:, 1:]
-    square = np.sum(x**2, axis=1) * np.exp(-v)
-    grad = np.column_stack([-v / 9 + 0.5 * square - 4.5, -x * np.exp(-v)[:, None]])
+    with np.errstate(over="ignore", invalid="ignore"):
+        square = np.sum(x**2, axis=1) * np.exp(-v)
+        grad = np.column_stack([-v / 9 + 0.5 * square - 4.5, -x * np.exp(-v)[:, None]])
     return -(v**2) / 18 - 0.5 * square - 4.5 * v, grad
 
 
@@ -52,7 +53,7 @@ def test_start_is_not_the_mode():
     points = np.random.default_rng(1).standard_normal((4, 10))
     path, _ = lbfgs_path(funnel, points[0])
     starts, _ = find_starts(funnel, points, (0,))
-    assert path[-1, 0] < -20  # where the mode draws the path
+    assert path[:, 0].min() < -12  # four sds down, and on towards the mode
     assert starts[0].mu[0] > -8  # within three standard deviations of v
 
 
@@ -62,9 +63,12 @@ def test_covariance_factor_survives_saddles_and_flat_directions():
     assert np.isfinite(L).all() and L[2, 2] > 1e3
 
 
-def test_far_worse_starts_are_not_used():
-    good, near, far = (Gaussian(np.zeros(2), np.eye(2), e) for e in (0.0, -5.0, -100.0))
-    assert choose([good, near, far], 4) == [good, near, good, near]
+def test_fluids_start_apart_and_not_at_far_worse_places():
+    here = [Gaussian(np.full(2, 0.01 * i), np.eye(2), -0.1 * i) for i in range(6)]
+    there = Gaussian(np.array([9.0, 9.0]), np.eye(2), -5.0)
+    hopeless = Gaussian(np.array([-9.0, 9.0]), np.eye(2), -100.0)
+    assert choose([*here, there, hopeless], 4) == [here[0], there, here[1], here[2]]
+    assert choose([here[0], hopeless], 3) == [here[0]] * 3
 
 
 # --- schedule
@@ -173,8 +177,8 @@ def test_psis_smooths_the_right_tail_of_the_weights():
     assert k == pytest.approx(0.5, abs=0.15)  # 400 tail draws: standard error about .07
     assert np.exp(smoothed).sum() == pytest.approx(1)
     assert np.argmax(smoothed) == np.argmax(w)
-    light = importance.psis(-np.log(w))[1]
-    assert light < k
+    bounded = 1 + np.random.default_rng(6).random(20_000)
+    assert importance.psis(np.log(bounded))[1] < 0
 
 
 def test_psis_of_few_equal_or_broken_weights():

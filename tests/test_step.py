@@ -180,7 +180,7 @@ def test_steps_stay_in_the_trust_region(seed, full, scale):
         return scale * logp, scale * grad
 
     rates = Rates(frame=0.0)
-    with mock.patch.object(resolution, "SPENT", 0.0):  # a split moves a particle at one go
+    with mock.patch.object(resolution, "SPENT", 1e-300):  # a split moves a particle at one go
         after, _ = run_step(fluid, steep, seed, rates=rates)
     moved = np.linalg.solve(factors(fluid), (after.z - fluid.z)[:, :, None])[:, :, 0]
     assert (0.5 * np.sum(moved**2, axis=1) <= rates.trust * (1 + 1e-6)).all()
