@@ -70,8 +70,17 @@ def as_point(model, theta):
 
 
 @pytest.mark.filterwarnings("ignore:Data in y contains missing values")
-@pytest.mark.parametrize("build", [eight_schools, constrained, gaussian_process])
-@pytest.mark.parametrize("engine", ["loop", "vectorized"])
+@pytest.mark.parametrize(
+    ("build", "engine"),
+    [
+        (eight_schools, "loop"),
+        (eight_schools, "vectorized"),
+        (constrained, "loop"),
+        pytest.param(constrained, "vectorized", marks=pytest.mark.slow),
+        (gaussian_process, "loop"),
+        pytest.param(gaussian_process, "vectorized", marks=pytest.mark.slow),
+    ],
+)
 def test_rows_are_pymcs_log_density_and_gradient(build, engine):
     model = build()
     target = compile_target(model, engine=engine)
@@ -167,7 +176,7 @@ def test_discrete_variable():
 def test_no_free_variables():
     with pm.Model() as model:
         pm.Normal("y", 0, 1, observed=[1.0])
-    with pytest.raises(NoFreeVariablesError, match="no free variables.*observed"):
+    with pytest.raises(NoFreeVariablesError, match=r"no free variables.*observed"):
         compile_target(model)
 
 
@@ -185,7 +194,7 @@ def test_no_finite_start_names_the_variable():
 def test_unknown_start():
     with pm.Model() as model:
         pm.Normal("x")
-    with pytest.raises(InitialPointError, match="unknown variables: z.*\n?.*x"):
+    with pytest.raises(InitialPointError, match=r"unknown variables: z.*\n?.*x"):
         compile_target(model).initial_points(2, 0, {"z": 1.0})
 
 
@@ -205,7 +214,7 @@ def test_no_gradient_names_the_op():
 
 
 def test_unknown_backend(schools):
-    with pytest.raises(BackendError, match="'cuda'.*numba"):
+    with pytest.raises(BackendError, match=r"'cuda'.*numba"):
         compile_target(schools[0], backend="cuda")
 
 

@@ -1,0 +1,289 @@
+"""SPH in pm.fit: the arguments, callbacks, seeds, errors; draws, containers and ArviZ."""
+
+from __future__ import annotations
+
+import json
+import pickle
+
+import arviz as az
+import numpy as np
+import pymc as pm
+import pytest
+
+import pymc_sph
+
+from pymc_sph import SPH, SettingsError
+from pymc_sph.idata import PYMC_5
+
+X = np.linspace(-1, 1, 30)
+Y = 1 + 2 * X + 0.3 * np.random.default_rng(0).standard_normal(30)
+
+
+@pytest.fixture(scope="module")
+def model():
+    with pm.Model(coords={"row": np.arange(30), "coefficient": ["intercept", "slope"]}) as model:
+        x = pm.Data("x", X, dims="row")
+        beta = pm.Normal("beta", 0, 5, dims="coefficient")
+        sigma = pm.HalfNormal("sigma", 1)
+        mean = pm.Deterministic("mean", beta[0] + beta[1] * x, dims="row")
+        pm.Normal("y", mean, sigma, observed=Y, dims="row")
+    return model
+
+
+@pytest.fixture(scope="module")
+def inference(model):
+    """Compiled once; fit() starts anew every time."""
+    return SPH(model, random_seed=1)
+
+
+@pytest.fixture(scope="module")
+def approx(model):
+    with model:
+        return pm.fit(method="SPH", random_seed=1, progressbar=False)
+
+
+@pytest.fixture
+def idata(approx):
+    return approx.sample(300, random_seed=2)
+
+
+def variable(data, name, group="posterior"):
+    return data[group][name].values
+
+
+def groups(data):
+    return set(data.groups()) if PYMC_5 else set(data.children)
+
+
+# --- pm.fit
+
+
+def test_result_is_a_pymc_approximation(approx):
+    assert isinstance(approx, pm.variational.opvi.Approximation)
+    assert approx.status == "converged" and approx.verdict.grade == "reliable"
+    assert approx.hist[-1] == pytest.approx(-approx.elbo, abs=0.2)
+    # log Z >= ELBO, and close to it for a posterior this plain
+    assert approx.elbo <= approx.log_evidence + 3 * approx.log_evidence_se
+    assert approx.log_evidence - approx.elbo < 0.05
+
+
+def test_same_seed_same_bits(approx, inference):
+    again = pm.fit(method=inference, progressbar=False, model=inference.model)
+    np.testing.assert_array_equal(again.hist, approx.hist)
+    one, two = (variable(a.sample(50, random_seed=3), "beta") for a in (approx, again))
+    np.testing.assert_array_equal(one, two)
+    other = SPH(inference.model, random_seed=2)
+    other._target, other._options = inference._target, inference._options
+    assert not np.array_equal(other.fit(progressbar=False).hist[:5], approx.hist[:5])
+
+
+def test_n_is_the_largest_number_of_steps_and_refine_goes_on(inference):
+    approx = inference.fit(3, progressbar=False, tol=1e-9)
+    assert len(approx.hist) == 3 and approx.status == "max_steps"
+    inference.refine(4, progressbar=False)
+    assert len(approx.hist) == 7 and approx.result.n_steps == 7
+    inference.fit(1, progressbar=False, tol=0.01)
+    assert len(inference.hist) == 1
+    with pytest.raises(TypeError, match="fit"):
+        SPH(inference.model).refine(1)
+
+
+def test_callbacks_see_a_fluid_that_moves_and_may_stop_it(inference):
+    seen = []
+
+    def callback(approx, losses, i):
+        seen.append((approx.params[0].get_value(), len(losses), i))
+        if i == 3:
+            raise StopIteration("enough")
+
+    approx = inference.fit(callbacks=[callback], progressbar=False)
+    assert [(n, i) for _, n, i in seen] == [(1, 1), (2, 2), (3, 3)]
+    assert not np.array_equal(seen[0][0], seen[1][0])
+    assert approx.status == "stopped"
+    assert np.isfinite(variable(approx.sample(10, random_seed=0), "sigma")).all()
+
+
+def test_pymcs_own_callbacks_work(inference):
+    from pymc.variational.callbacks import CheckParametersConvergence, Tracker
+
+    tracker = Tracker(first=lambda approx, losses, i: losses is None)
+    check = CheckParametersConvergence(every=2, tolerance=1e-12)
+    inference.fit(6, score=False, callbacks=[tracker, check], progressbar=False)
+    assert tracker["first"] == [True] * 6
+    assert len(inference.hist) == 0
+
+
+def test_an_interrupted_fit_is_kept_and_labelled(inference):
+    def interrupt(approx, losses, i):
+        if i == 2:
+            raise KeyboardInterrupt
+
+    approx = inference.fit(callbacks=[interrupt], progressbar=False)
+    assert approx.status == "interrupted" and approx.verdict.grade != "reliable"
+    assert len(approx.hist) == 2
+    assert variable(approx.sample(5, random_seed=0), "beta").shape == (1, 5, 2)
+
+
+def test_an_error_in_a_callback_passes_on_with_the_state_kept(inference):
+    def broken(approx, losses, i):
+        if i == 2:
+            raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        inference.fit(callbacks=[broken], progressbar=False)
+    assert inference.approx.status == "failed" and len(inference.hist) == 2
+
+
+def test_start_and_inf_kwargs(model):
+    start = {"beta": np.array([1.0, 2.0]), "sigma": 0.3}
+    with model:
+        approx = pm.fit(
+            2,
+            method="sph",
+            start=start,
+            random_seed=3,
+            inf_kwargs={"fluids": 2, "particles": 8},
+            progressbar=False,
+        )
+    assert len(approx.mixture.fluids) == 2
+    assert approx.mixture.fluids[0].n_particles == 8
+
+
+def test_wrong_arguments_say_so(model, inference):
+    with model:
+        with pytest.raises(NotImplementedError, match="start_sigma"):
+            pm.fit(method="sph", start_sigma={"sigma": 1.0})
+        with pytest.raises(KeyError, match="sph"):
+            pm.fit(method="nonsense")
+        with pytest.raises(SettingsError, match=r"Did you mean 'fluids'"):
+            pm.fit(method="sph", inf_kwargs={"fluid": 3})
+        with pytest.raises(SettingsError, match=r"chains"):
+            pymc_sph.fit(fluids=3)
+        with pytest.raises(SettingsError, match=r"importance='sir'"):
+            pymc_sph.fit(importance="sir")
+    with pytest.raises(TypeError, match="obj_optimizer"):
+        inference.fit(obj_optimizer=pm.adam())
+    with pytest.raises(SettingsError, match="n=0"):
+        inference.fit(0)
+    with pytest.raises(NotImplementedError, match="profile"):
+        inference.run_profiling()
+
+
+def test_registration_can_be_undone_and_repeated():
+    plain = pm.fit
+    assert pickle.loads(pickle.dumps(plain)) is plain
+    pymc_sph.register()
+    assert pm.fit is plain
+    pymc_sph.unregister()
+    pymc_sph.unregister()
+    assert pm.fit is not plain and pm.variational.fit is pm.fit
+    pymc_sph.register()
+    assert hasattr(pm.fit, "__wrapped__")
+
+
+# --- the density
+
+
+def test_log_density_is_normalised(approx):
+    """By importance sampling from a wider Gaussian: mean of q / g is 1."""
+    mean, cov = approx.mixture.mean(), 2 * approx.mixture.cov()
+    rng = np.random.default_rng(4)
+    theta = rng.multivariate_normal(mean, cov, size=20_000)
+    from scipy.stats import multivariate_normal
+
+    ratio = np.exp(approx.log_density(theta) - multivariate_normal(mean, cov).logpdf(theta))
+    # sd of the ratio is about 1: standard error .007
+    assert ratio.mean() == pytest.approx(1, abs=0.035)
+    assert approx.log_density(theta[0]).shape == ()
+
+
+def test_symbolic_draws_and_density_are_those_of_q(approx):
+    np.testing.assert_allclose(approx.mean.eval(), approx.mixture.mean(), rtol=1e-9)
+    np.testing.assert_allclose(approx.cov.eval(), approx.mixture.cov(), rtol=1e-7, atol=1e-12)
+    draws = approx.sample_node(approx.model["beta"], size=2000).eval()
+    assert len(np.unique(draws[:, 0])) == 2000  # smoothed, not the atoms
+    sd = np.sqrt(np.diag(approx.mixture.cov()))[: draws.shape[1]]
+    exact = variable(approx.sample(20_000, random_seed=5), "beta")[0]
+    # standard errors .022 + .007 sd
+    np.testing.assert_allclose((draws.mean(0) - exact.mean(0)) / sd, 0, atol=0.15)
+
+
+# --- draws in the container of the installed PyMC
+
+
+def test_groups_coords_and_stats(approx, idata):
+    assert {"posterior", "sample_stats", "observed_data", "constant_data"} <= groups(idata)
+    posterior = idata["posterior"]
+    assert posterior["beta"].dims == ("chain", "draw", "coefficient")
+    assert list(posterior["coefficient"].values) == ["intercept", "slope"]
+    np.testing.assert_allclose(
+        variable(idata, "mean"), variable(idata, "beta") @ np.stack([np.ones(30), X]), rtol=1e-9
+    )
+    stats = idata["sample_stats"]
+    np.testing.assert_allclose(stats["log_weight"], stats["lp"] - stats["log_q"])
+    assert len(np.unique(variable(idata, "sigma"))) == 300
+    np.testing.assert_allclose(variable(idata, "y", "observed_data"), Y)
+
+
+def test_attrs(idata):
+    attrs = idata["posterior"].attrs
+    assert attrs["inference_library"] == "pymc_sph"
+    assert json.loads(attrs["inference_library_settings"])["fluids"] == 4
+    for name in ("elbo", "log_evidence", "log_evidence_se", "pareto_k", "importance_ess",
+                 "sampling_time", "compile_time"):  # fmt: skip
+        assert np.isfinite(attrs[name]), name
+    assert attrs["status"] == "converged" and attrs["verdict"] == "reliable"
+
+
+def test_multitrace_and_unconstrained(approx):
+    trace = approx.sample(7, random_seed=1, return_inferencedata=False)
+    assert isinstance(trace, pm.backends.base.MultiTrace) and len(trace) == 7
+    inside = approx.sample(7, random_seed=1, include_transformed=True)
+    np.testing.assert_allclose(
+        np.exp(variable(inside, "sigma_log__", "unconstrained_posterior")),
+        variable(inside, "sigma"),
+    )
+
+
+def test_arviz_and_pymc_work_on_it(approx, idata, tmp_path):
+    with approx.model:
+        predictive = pm.sample_posterior_predictive(idata, random_seed=1, progressbar=False)
+        pm.compute_log_likelihood(idata, progressbar=False)
+    assert variable(predictive, "y", "posterior_predictive").shape == (1, 300, 30)
+    assert np.isfinite(float(az.loo(idata).elpd if not PYMC_5 else az.loo(idata).elpd_loo))
+    file = tmp_path / "fit.nc"
+    idata.to_netcdf(str(file), engine="h5netcdf")
+    assert file.stat().st_size > 0
+
+
+@pytest.mark.parametrize("importance", ["psis", None])
+def test_fit_returns_a_chain_per_fluid(model, importance):
+    with model:
+        out = pymc_sph.fit(200, chains=3, random_seed=4, importance=importance, progressbar=False)
+    assert variable(out, "beta").shape == (3, 200, 2)
+    assert out["posterior"].attrs["importance"] == (importance or "none")
+    # the exact posterior of the slope is close to least squares; standard error .04 sd of 600
+    slope, design = np.linalg.lstsq(np.stack([np.ones(30), X], 1), Y, rcond=None)[0][1], X @ X
+    sd = 0.3 / np.sqrt(design)
+    assert variable(out, "beta")[..., 1].mean() == pytest.approx(slope, abs=0.25 * sd)
+    r_hat = az.rhat(out)
+    r_hat = r_hat if PYMC_5 else r_hat["posterior"] if "posterior" in r_hat else r_hat
+    assert float(r_hat["sigma"]) < 1.05
+
+
+def test_an_unreliable_fit_warns(model):
+    with model, pytest.warns(pymc_sph.UnreliableFitWarning, match="unreliable"):
+        approx = pm.fit(
+            1, method="sph", random_seed=0, progressbar=False,
+            inf_kwargs={"fluids": 1, "particles": 1, "temperature": 1.0, "draws": 100},
+            start={"beta": np.array([1.0, 2.0])}, callbacks=[_blow_up],
+        )  # fmt: skip
+    assert approx.verdict.advice
+
+
+def _blow_up(approx, losses, i):
+    """Stop the fit with a fluid ten times too narrow."""
+    for simulation in approx.mixture.fluids:
+        simulation.A.setflags(write=True)
+        simulation.A *= 0.1
+    raise StopIteration
