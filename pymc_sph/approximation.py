@@ -297,7 +297,9 @@ class FluidApproximation(Empirical):
         dtypes = {name: dtype for name, _, _, dtype in self.groups[0].ordering.values()}
         # the trace evaluates a function of the value variables in the model's order
         names = [v.name for v in model.value_vars]
-        points = [{k: values[k][i].astype(dtypes[k]) for k in names} for i in range(len(theta))]
+        points = [
+            {k: np.asarray(values[k][i], dtypes[k]) for k in names} for i in range(len(theta))
+        ]
         trace = Trace(model=model, test_point=points[0])
         trace.setup(draws=len(points), chain=0)
         for point in points:

@@ -126,6 +126,7 @@ def fit_shares(logp: np.ndarray, log_q: np.ndarray, n_steps: int = 200) -> np.nd
         Log shares. A fluid none of whose draws is finite gets (almost) none.
     """
     finite = np.isfinite(logp)
+    log_q = np.where(np.isnan(log_q), -np.inf, log_q)
     if len(logp) == 1 or not finite.any():
         return np.full(len(logp), -np.log(len(logp)))
     count = np.maximum(finite.sum(axis=1), 1)

@@ -38,6 +38,10 @@ def accelerate(fluid: Fluid, f: Array, damping: float) -> Array:
     return (1 - damping) * fluid.u + damping * kernels.pull(fluid.A, f)
 
 
+INVERTIBLE = 0.125
+"""Bound below which I + step, for a matrix step, is well away from singular: |step| <= 1 / 2."""
+
+
 def bounded(step: Array, bound: float) -> Array:
     """Each particle's step, (N, ...), shortened to half its squared length <= `bound`."""
     xp = namespace(step)

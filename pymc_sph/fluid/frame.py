@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from pymc_sph.fluid.forces import INVERTIBLE, bounded
 from pymc_sph.fluid.state import Array, Fluid, namespace
 
 
@@ -21,8 +22,6 @@ def stretch_frame(fluid: Fluid, moment: Array, rate: float, bound: float) -> Flu
     Frobenius norm is above `bound`.
     """
     xp = namespace(moment)
-    step = rate * moment
-    half_square = 0.5 * xp.sum(step * step)
-    step = step * xp.minimum(1.0, xp.sqrt(bound / xp.maximum(half_square, 1e-300)))
+    step = bounded(rate * moment[None], min(bound, INVERTIBLE))[0]
     change = xp.eye(fluid.dim) + step
     return dataclasses.replace(fluid, z=xp.linalg.solve(change, fluid.z.T).T, L=fluid.L @ change)

@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from pymc_sph.fluid import kernels, mass
-from pymc_sph.fluid.forces import bounded
+from pymc_sph.fluid.forces import INVERTIBLE, bounded
 from pymc_sph.fluid.state import Array, Fluid, namespace
 
 SPENT = 0.2
@@ -20,10 +20,9 @@ def resize(A: Array, moment: Array, rate: float, bound: float) -> Array:
     covariance C the full step is Newton's for A A' = C.
     """
     xp = namespace(A)
-    step = bounded(0.5 * rate * moment, bound)
     if A.ndim == 3:
-        return A + A @ step
-    return A * xp.exp(step)
+        return A + A @ bounded(0.5 * rate * moment, min(bound, INVERTIBLE))
+    return A * xp.exp(bounded(0.5 * rate * moment, bound))
 
 
 def split(fluid: Fluid, residual: Array) -> Fluid:

@@ -81,6 +81,13 @@ def log_det_frame(fluid: Fluid) -> Array:
     return xp.linalg.slogdet(fluid.L)[1]
 
 
+def is_finite(fluid: Fluid) -> bool:
+    """Whether every number of the state is finite."""
+    xp = namespace(fluid.z)
+    parts = (fluid.z, fluid.u, fluid.A, fluid.log_m, fluid.mu, fluid.L)
+    return all(bool(xp.all(xp.isfinite(part))) for part in parts)
+
+
 def new_fluid(mu: Array, L: Array, z: Array, *, full: bool) -> Fluid:
     """Return a fluid at rest, its density close to that of N(mu, L L').
 

@@ -17,7 +17,14 @@ from pymc_sph.fluid import (
     resolution,
 )
 from pymc_sph.fluid.density import Density, ProbeNoise, density, draw_probes
-from pymc_sph.fluid.state import Array, Fluid, log_det_frame, namespace, to_unconstrained
+from pymc_sph.fluid.state import (
+    Array,
+    Fluid,
+    is_finite,
+    log_det_frame,
+    namespace,
+    to_unconstrained,
+)
 
 LogDensity = Callable[[Array], tuple[Array, Array]]
 """theta (K, d) -> (log density (K,), its gradient (K, d)), in unconstrained space."""
@@ -90,7 +97,7 @@ def step(
     Returns
     -------
     fluid : Fluid
-        The fluid after the step; the same one if no probe was finite.
+        The fluid after the step; the same one if no probe, or not the step itself, was finite.
     observation : Observation
         What the probes saw before the step.
     """
@@ -108,7 +115,9 @@ def step(
     phi = equation_of_state.potential(logp, field.log_rho, rates.temperature)
     r = equation_of_state.acceleration(grad @ fluid.L, field.grad, rates.temperature)
     phi, r = mass.clip_potential(phi), forces.clip_acceleration(r)
-    return move(fluid, field, y, own, phi, r, rates), seen
+    moved = move(fluid, field, y, own, phi, r, rates)
+    # a step beyond the range of floating point is not taken: one broken fluid would spoil them all
+    return (moved if is_finite(moved) else fluid), seen
 
 
 def move(
