@@ -83,7 +83,8 @@ class LoopEngine:
         self._loop = _compile_loop(self._function.vm.jit_fn, len(self._shared))
         self._threads = threads
         self._pool = _Pool(threads)
-        self._row_seconds = np.inf
+        self._compiled = False
+        self._row_seconds: float | None = None
 
     def __call__(self, theta: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Evaluate a batch."""
@@ -95,11 +96,14 @@ class LoopEngine:
             self._loop(theta, start, stop, logp, grad, failed, *shared)
 
         workers = self._workers(n)
+        began = time.perf_counter()
         if workers == 1:
-            self._timed(run, n)
+            run(0, n)
         else:
             edges = np.linspace(0, n, workers + 1).astype(int)
             self._pool.map(run, edges[:-1], edges[1:])
+        if n:
+            self._clock(workers * (time.perf_counter() - began) / n)
         return logp, grad, failed
 
     def evaluate_one(self, theta: Array) -> None:
@@ -110,17 +114,16 @@ class LoopEngine:
         """Do nothing: graphs with random numbers are never given to this engine."""
 
     def _workers(self, n: int) -> int:
-        if self._threads == 1 or not np.isfinite(self._row_seconds):
+        if self._threads == 1 or self._row_seconds is None:
             return 1
         return int(np.clip(n * self._row_seconds / MIN_SECONDS_PER_THREAD, 1, self._threads))
 
-    def _timed(self, run: Callable[[int, int], None], n: int) -> None:
-        if n == 0:
-            return
-        began = time.perf_counter()
-        run(0, n)
-        # The smallest figure seen: the first call includes compiling.
-        self._row_seconds = min(self._row_seconds, (time.perf_counter() - began) / n)
+    def _clock(self, row_seconds: float) -> None:
+        """Keep the smallest cost of a row seen, after a first call, which compiles the loop."""
+        if not self._compiled:
+            self._compiled = True
+        elif self._row_seconds is None or row_seconds < self._row_seconds:
+            self._row_seconds = row_seconds
 
 
 class VectorizedEngine:

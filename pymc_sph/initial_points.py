@@ -60,7 +60,8 @@ def dispersed_points(
     """
     rng = np.random.default_rng(seed)
     start = _start_point(target.model, overrides)
-    centre = ravel_point(target.model, start(_int_seed(rng)))
+    point = start(_int_seed(rng))
+    centre = ravel_point(target.model, point)
     tries = max(TRIES, 2 * n)
     found = _finite(target, _jitter(centre, SCALES, tries, rng), n)
     if len(found) < n:
@@ -72,7 +73,7 @@ def dispersed_points(
         near = _jitter(middle, FALLBACK_SCALES, tries, rng)[1:]
         found = np.concatenate([found, _finite(target, near, n - len(found))])
     if not len(found):
-        raise InitialPointError(_explain(target, centre, start(_int_seed(rng))))
+        raise InitialPointError(_explain(target, centre, point))
     return np.resize(found, (n, target.dim))  # repeats points if there are still too few
 
 

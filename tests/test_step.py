@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 import pymc_sph
 
 from pymc_sph.fluid import equation_of_state, frame, interpolation, resolution
+from pymc_sph.fluid import step as step_module
 from pymc_sph.fluid.density import density, draw_noise, draw_probes
 from pymc_sph.fluid.state import Fluid, new_fluid, to_unconstrained
 from pymc_sph.fluid.step import Rates, step
@@ -168,6 +169,15 @@ def test_without_a_finite_probe_the_fluid_stays():
     after, seen = run_step(fluid, lambda x: (np.full(len(x), np.nan), x * np.nan))
     assert after is fluid
     assert seen.n_nonfinite == 64 and seen.elbo == -np.inf and seen.ess == 0
+
+
+@pytest.mark.parametrize("name", ["z", "u", "A", "log_m", "mu", "L"])
+def test_a_step_out_of_the_finite_numbers_is_not_taken(name):
+    fluid = random_fluid(np.random.default_rng(8))
+    broken = dataclasses.replace(fluid, **{name: getattr(fluid, name) * np.inf})
+    with mock.patch.object(step_module, "move", lambda *arguments: broken):
+        after, seen = run_step(fluid, banana)
+    assert after is fluid and np.isfinite(seen.elbo)
 
 
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.floats(1e-3, 1e6))
