@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
+import sys
+
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytensor
 import pytensor.tensor as pt
 
 from numpy.typing import NDArray
 from pymc.model import Model
 from pymc.pytensorf import find_rng_nodes
 from pytensor.gradient import DisconnectedInputError, NullTypeGradError
-from pytensor.graph.basic import Variable
+from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.op import Op
 from pytensor.graph.replace import clone_replace
 from pytensor.graph.rewriting.utils import rewrite_graph
-from pytensor.graph.traversal import applys_between
+from pytensor.graph.traversal import applys_between, graph_inputs
 from pytensor.tensor.type import TensorType
 
 from pymc_sph.errors import DiscreteVariableError, GradientError, NoFreeVariablesError
 
 Point = dict[str, NDArray[Any]]
+
+LARGE_CONSTANT = 1_000_000
+"""Bytes above which Numba refuses to keep code with such a constant on disk."""
 
 
 @dataclass(frozen=True)
@@ -117,8 +123,9 @@ def build_graph(model: Model, point: Point) -> LogpGraph:
     # Parameter checks must become a switch *before* the graph is batched: vectorize_graph turns
     # the condition of a check into one condition on the whole batch, and one invalid row would
     # make every row -inf.
-    logp = rewrite_graph(logp, include=("lower_xtensor", "canonicalize", "stabilize", check))
-    logp = logp.astype("float64")
+    logp = lower_dims(logp)
+    logp = rewrite_graph(logp, include=("canonicalize", "stabilize", check))
+    logp = _share_large_constants(logp.astype("float64"))
     try:
         grad = pt.grad(logp, x)
     except (NotImplementedError, NullTypeGradError, DisconnectedInputError) as err:
@@ -128,6 +135,29 @@ def build_graph(model: Model, point: Point) -> LogpGraph:
             "write it with PyTensor operations."
         ) from err
     return LogpGraph(x, logp, grad)
+
+
+def lower_dims(graph: Variable) -> Variable:
+    """Write a graph with named dimensions (``pymc.dims``) as one of ordinary tensors."""
+    # Asking for the rewrite before it exists would reserve its name, and ``import pymc.dims``
+    # would fail from then on.
+    if "pytensor.xtensor" not in sys.modules:
+        return graph
+    # Canonicalised, to clear away the views that stay between the tensors.
+    return rewrite_graph(graph, include=("lower_xtensor", "canonicalize"))
+
+
+def _share_large_constants(graph: Variable) -> Variable:
+    """Turn large constants (data) into shared variables, that is, arguments of the compiled code.
+
+    Code with a large constant in it cannot be kept on disk, and Numba warns about it.
+    """
+    shared = {
+        var: pytensor.shared(var.data, name=var.name, shape=var.type.shape)
+        for var in graph_inputs([graph])
+        if isinstance(var, Constant) and getattr(var.data, "nbytes", 0) >= LARGE_CONSTANT
+    }
+    return clone_replace(graph, shared) if shared else graph
 
 
 def _culprits(logp: Variable, x: Variable) -> str:

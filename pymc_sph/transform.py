@@ -18,9 +18,8 @@ from pymc.pytensorf import compile as pymc_compile
 from pymc.util import get_default_varnames
 from pytensor.graph.basic import Variable
 from pytensor.graph.replace import vectorize_graph
-from pytensor.graph.rewriting.utils import rewrite_graph
 
-from pymc_sph.graph import join_value_vars, ravel_point
+from pymc_sph.graph import join_value_vars, lower_dims, ravel_point
 
 logger = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ def compile_transform(model: Model, include_transformed: bool = False) -> Transf
     by_name = {var.name: var for var in model.unobserved_value_vars}
     outputs = [_as_tensor(by_name[name]) for name in names]
     outputs, x = join_value_vars(model, point, outputs)
-    outputs = [rewrite_graph(out, include=("lower_xtensor",)) for out in outputs]
+    outputs = [lower_dims(out) for out in outputs]
     theta = ravel_point(model, point)[None, :]
     try:
         function = _batched(outputs, x)
