@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 
 import numpy as np
@@ -40,7 +41,7 @@ def test_temperature_starts_hot_only_falls_and_ends_at_one(hot, cooling):
     values = [schedule.temperature(plan, t) for t in range(cooling + 3)]
     assert values[0] == (hot if cooling else 1.0)
     assert values[cooling:] == [1.0] * 3
-    assert all(a >= b >= 1 for a, b in zip(values, values[1:], strict=False))
+    assert all(a >= b >= 1 for a, b in itertools.pairwise(values))
     if cooling > 1:  # geometric: the same factor every step
         ratios = np.divide(values[1 : cooling + 1], values[:cooling])
         np.testing.assert_allclose(ratios, hot ** (-1 / cooling), rtol=1e-9)
@@ -73,7 +74,7 @@ def test_a_rise_within_the_noise_is_no_progress():
 def test_best_and_level_never_fall_and_steps_are_counted(elbos):
     states = follow(elbos)
     assert [s.step for s in states] == list(range(len(states)))
-    for a, b in zip(states, states[1:], strict=False):
+    for a, b in itertools.pairwise(states):
         assert b.best >= a.best and a.level <= b.level <= a.level + 1
     assert all((s.status == schedule.CONVERGED) == (s.level > PLAN.halvings) for s in states)
 
