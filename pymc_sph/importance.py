@@ -17,6 +17,8 @@ RELIABLE = "reliable"
 USE_WEIGHTS = "use the weights"
 UNRELIABLE = "unreliable"
 
+RELIABLE_ESS = 0.9
+"""Least importance ESS of a reliable fit: below it KL(q || p) is above about .05 nats."""
 SHIFT = 0.08
 """A reliable fit's weights move no mean or log sd further than this, in sds."""
 
@@ -200,7 +202,7 @@ def judge(found: Evidence) -> Verdict:
             f"the fluids found different parts of the posterior; {figures}",
             "There may be more modes than fluids: raise `fluids` and `temperature`.",
         )
-    if tail or found.shift > SHIFT or found.ess < 0.3 or found.nonfinite > 0.05:
+    if tail or found.shift > SHIFT or found.ess < RELIABLE_ESS or found.nonfinite > 0.05:
         return Verdict(
             USE_WEIGHTS,
             f"the weights move a mean or log sd by up to {found.shift:.2f} sd; {figures}",
