@@ -1,0 +1,145 @@
+"""The start: Hessians, factors, paths and the ELBO that chooses, against closed forms."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from fluids import banana, gaussian, ill_conditioned
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pymc_sph import start
+from pymc_sph.ensemble import choose, distance
+from pymc_sph.start import (
+    Gaussian,
+    covariance_factor,
+    find_starts,
+    fit_gaussians,
+    hessians,
+    lbfgs_path,
+    thin,
+)
+
+
+def counted(target):
+    """The target, and a list to which it adds the size of every batch."""
+    sizes = []
+
+    def counting(theta):
+        sizes.append(len(theta))
+        return target(theta)
+
+    return counting, sizes
+
+
+def test_hessians_by_differences_are_the_analytic_ones():
+    points = np.random.default_rng(0).standard_normal((5, 2))
+    H, spent = hessians(banana, points, np.array([1e-4, 1e-4]))
+    x, y = points.T
+    # of -x^2 / 2 - (y - x^2 / 2)^2
+    expected = np.array([[-1 + 2 * (y - x**2 / 2) - 2 * x**2, 2 * x], [2 * x, -2 + 0 * x]])
+    np.testing.assert_allclose(H, expected.transpose(2, 0, 1), atol=1e-6)
+    assert spent == 2 * 2 * 5
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6))
+def test_covariance_factor_is_the_inverse_of_a_definite_hessian(seed, d):
+    rng = np.random.default_rng(seed)
+    axes = np.linalg.qr(rng.standard_normal((d, d)))[0]
+    scale = np.exp(3 * rng.standard_normal(d))
+    cov = (axes * np.geomspace(1, 50, d)) @ axes.T * scale * scale[:, None]
+    L = covariance_factor(-np.linalg.inv(cov))
+    sd = np.sqrt(np.diag(cov))
+    found = L @ L.T / sd / sd[:, None]
+    np.testing.assert_allclose(found, cov / sd / sd[:, None], rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("d", [1, 5])
+def test_elbo_of_a_gaussian_candidate_is_exact(d):
+    mean, cov = ill_conditioned(d)
+    half = np.random.default_rng(1).standard_normal((16, d))
+    noise = np.concatenate([half, -half])
+    points = np.stack([mean, mean + 0.3])
+    target, sizes = counted(gaussian(mean, cov))
+    found, spent = fit_gaussians(target, points, noise)
+    assert spent == sum(sizes)
+    gap = points[1] - mean
+    # at a point off the mean, minus the Kullback-Leibler divergence from N(point, cov)
+    expected = [0, 0, -0.5 * gap @ np.linalg.solve(cov, gap), 0]
+    np.testing.assert_allclose([g.elbo for g in found], expected, atol=1e-6)
+    np.testing.assert_allclose(found[3].mu, mean, atol=1e-5)  # one Newton step further
+
+
+def test_every_gradient_of_the_start_is_counted():
+    target, sizes = counted(banana)
+    starts, spent = find_starts(target, np.random.default_rng(2).standard_normal((3, 2)), (0,))
+    assert spent == sum(sizes) and len(starts) == 3
+    elbos = [s.elbo for s in starts]
+    assert elbos == sorted(elbos, reverse=True)
+
+
+def test_same_seed_same_starts():
+    points = np.random.default_rng(3).standard_normal((2, 2))
+    one, two = (find_starts(banana, points, (5,))[0] for _ in range(2))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_array_equal(a.mu, b.mu)
+        np.testing.assert_array_equal(a.L, b.L)
+        assert a.elbo == b.elbo
+    np.testing.assert_array_equal(points, np.random.default_rng(3).standard_normal((2, 2)))
+
+
+def test_a_path_climbs_and_begins_at_its_point():
+    point = np.array([2.0, -3.0])
+    path, count = lbfgs_path(banana, point)
+    logp = banana(path)[0]
+    np.testing.assert_array_equal(path[0], point)
+    assert (np.diff(logp) >= -1e-12).all() and count >= len(path) - 1
+    np.testing.assert_allclose(path[-1], 0, atol=1e-3)
+
+
+@pytest.mark.parametrize("length", [1, 2, 5, 8, 200])
+def test_thinned_paths_keep_the_end_and_are_short(length):
+    path = np.arange(float(length))[:, None]
+    kept = thin(path)[:, 0]
+    assert kept[0] == length - 1 and len(kept) <= start.CANDIDATES
+    assert (np.diff(kept) < 0).all()
+
+
+def walled(theta):
+    """A normal in the half plane x > 0, NaN elsewhere."""
+    out = theta[:, 0] <= 0
+    logp = np.where(out, np.nan, -0.5 * np.sum((theta - 3) ** 2, axis=1))
+    return logp, np.where(out[:, None], np.nan, 3 - theta)
+
+
+def test_a_wall_on_the_way_does_not_end_the_path():
+    starts, _ = find_starts(walled, np.array([[0.1, 40.0], [0.5, -2.0]]), (0,))
+    assert len(starts) == 2
+    for found in starts:
+        np.testing.assert_allclose(found.mu, 3, atol=0.1)
+        np.testing.assert_allclose(found.L @ found.L.T, np.eye(2), atol=1e-2)
+
+
+def test_no_finite_point_gives_no_start():
+    starts, spent = find_starts(walled, np.array([[-3.0, 0.0]]), (0,))
+    assert starts == [] and spent > 0
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(1, 8))
+def test_every_fluid_gets_a_start_the_first_the_best(seed, n_starts, n_fluids):
+    rng = np.random.default_rng(seed)
+    elbos = np.sort(10 * rng.standard_normal(n_starts))[::-1]
+    starts = [Gaussian(5 * rng.standard_normal(2), np.eye(2), float(e)) for e in elbos]
+    chosen = choose(starts, n_fluids)
+    assert len(chosen) == n_fluids and chosen[0] is starts[0]
+    assert all(s.elbo > elbos[0] - 10 - 2 for s in chosen)
+    near = [s for s in starts if s.elbo > elbos[0] - 12]
+    # none twice before every eligible one has been taken
+    assert len({id(s) for s in chosen}) == min(n_fluids, len(near))
+
+
+def test_distance_is_by_the_wider_gaussian_and_per_dimension():
+    narrow = Gaussian(np.zeros(2), 0.1 * np.eye(2), 0.0)
+    wide = Gaussian(np.array([3.0, 4.0]), np.diag([2.0, 2.0]), 0.0)
+    assert distance(narrow, wide) == distance(wide, narrow) == pytest.approx(25 / 4 / 2)
