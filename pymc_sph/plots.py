@@ -13,9 +13,17 @@ from pymc_sph.mixture import FluidMixture
 
 
 def plot_fluid(
-    approx: Any, var_names: Sequence[str] | None = None, ax: Any = None, *, grid: int = 120
+    approx: Any,
+    var_names: Sequence[str] | None = None,
+    ax: Any = None,
+    *,
+    grid: int = 120,
+    colorbar: bool = True,
 ) -> Any:
-    """Draw the fluid over two unconstrained coordinates: kernels, and contours of the density.
+    """Draw the fluid over two unconstrained coordinates: particles, and contours of the density.
+
+    Particles are dots, their kernels ellipses of one standard deviation, both coloured by mass;
+    the contours enclose 50, 80 and 95 % of q.
 
     Parameters
     ----------
@@ -28,6 +36,8 @@ def plot_fluid(
         Where to draw; a new figure by default.
     grid : int
         Points per side at which the density is evaluated.
+    colorbar : bool
+        Add a scale of the particles' masses.
 
     Returns
     -------
@@ -40,34 +50,81 @@ def plot_fluid(
     """
     import matplotlib.pyplot as plt
 
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
     from matplotlib.patches import Ellipse
+    from matplotlib.patheffects import withStroke
 
     pair = coordinate_pair(approx.model, var_names)
     names = coordinate_labels(approx.model, approx.model.initial_point(0))
     means, covariances, masses = marginal(approx.mixture, pair)
     ax = plt.subplots()[1] if ax is None else ax
-    span = 3.5 * np.sqrt(np.diag(total_covariance(means, covariances, masses)))
-    centre = masses @ means
-    x, y = (np.linspace(c - s, c + s, grid) for c, s in zip(centre, span, strict=True))
-    density = marginal_density(means, covariances, masses, x, y)
-    ax.contour(x, y, density, levels=enclosing_levels(density), colors="0.25", linewidths=1)
-    shade = masses / masses.max()
-    for mean, covariance, strength in zip(means, covariances, shade, strict=True):
-        values, vectors = np.linalg.eigh(covariance)
-        angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
+    x, y, density = _density_where_it_matters(means, covariances, masses, grid)
+    levels = dict(zip(enclosing_levels(density), ("95 %", "80 %", "50 %"), strict=True))
+    heights = np.array([*levels, density.max()])
+    ax.contourf(x, y, density, levels=np.unique(heights), cmap="Greys", alpha=0.25, zorder=0)
+    lines = ax.contour(x, y, density, levels=list(levels), colors="0.2", linewidths=0.9, zorder=2)
+    for label in ax.clabel(lines, fmt=levels, fontsize=8):
+        label.set_path_effects([withStroke(linewidth=2.5, foreground="white")])
+        label.set_zorder(4)
+    norm = Normalize(0.0, masses.max())
+    # the palest colours of the map vanish on white
+    cmap = ListedColormap(plt.get_cmap("plasma_r")(np.linspace(0.12, 1.0, 256)))
+    order = np.argsort(masses)  # the heavy ones last, on top
+    for i in order:
+        width, height, angle = ellipse_of(covariances[i])
+        strength = norm(masses[i])
         ax.add_patch(
             Ellipse(
-                mean,
-                2 * np.sqrt(values[1]),
-                2 * np.sqrt(values[0]),
+                means[i],
+                width,
+                height,
                 angle=angle,
-                facecolor=plt.get_cmap("viridis")(strength),
-                edgecolor="none",
-                alpha=0.05 + 0.25 * strength,
+                facecolor="none",
+                edgecolor=cmap(strength),
+                linewidth=0.6 + 1.2 * strength,
+                alpha=0.2 + 0.7 * strength,
+                zorder=1,
             )
         )
+    ax.scatter(
+        *means[order].T,
+        c=masses[order],
+        s=4 + 30 * norm(masses[order]),
+        cmap=cmap,
+        norm=norm,
+        edgecolors="white",
+        linewidths=0.3,
+        zorder=3,
+    )
+    if colorbar:
+        bar = ax.figure.colorbar(ScalarMappable(norm, cmap), ax=ax, pad=0.02, fraction=0.04)
+        bar.set_label("mass of the particle")
     ax.set(xlabel=names[pair[0]], ylabel=names[pair[1]], xlim=x[[0, -1]], ylim=y[[0, -1]])
     return ax
+
+
+def ellipse_of(covariance: np.ndarray) -> tuple[float, float, float]:
+    """Width, height and angle in degrees of a normal's ellipse of one standard deviation."""
+    values, vectors = np.linalg.eigh(covariance)
+    angle = np.degrees(np.arctan2(vectors[1, 1], vectors[0, 1]))
+    return 2 * float(np.sqrt(values[1])), 2 * float(np.sqrt(values[0])), float(angle)
+
+
+def _density_where_it_matters(
+    means: np.ndarray, covariances: np.ndarray, masses: np.ndarray, grid: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Grids x and y over the region that holds 99 % of q, and q's density there."""
+    span = 5 * np.sqrt(np.diag(total_covariance(means, covariances, masses)))
+    centre = masses @ means
+    axes = [np.linspace(c - s, c + s, grid) for c, s in zip(centre, span, strict=True)]
+    density = marginal_density(means, covariances, masses, axes[0], axes[1])
+    held = density >= enclosing_levels(density, (0.99,))[0]
+    for i, inside in enumerate((held.any(axis=0), held.any(axis=1))):
+        ends = axes[i][inside][[0, -1]]
+        margin = 0.08 * np.ptp(ends) + np.diff(axes[i][:2])[0]
+        axes[i] = np.linspace(ends[0] - margin, ends[1] + margin, grid)
+    return axes[0], axes[1], marginal_density(means, covariances, masses, axes[0], axes[1])
 
 
 def coordinate_pair(model: Any, var_names: Sequence[str] | None) -> list[int]:
