@@ -76,9 +76,9 @@ class FitResult:
     fluid_elbo : (F,)
         ELBO of each fluid alone, nats.
     log_evidence, log_evidence_se : float
-        Log evidence by importance sampling from q, and its standard error, nats.
+        Log evidence by Pareto-smoothed importance sampling from q, and its standard error, nats.
     pareto_k, importance_ess : float
-        Pareto k and relative ESS of the weights of draws from q.
+        Pareto k of the weights of draws from q, and relative ESS of the smoothed weights.
     r_hat : float
         Worst r_hat over the fluids that carry mass, in unconstrained space.
     status : str
@@ -243,7 +243,7 @@ class Ensemble:
         smoothed, k = importance.psis(log_w)
         carrying = np.exp(mixture.log_weights) > NEGLIGIBLE
         found = importance.Evidence(
-            ess=importance.relative_ess(log_w),
+            ess=importance.relative_ess(smoothed),
             pareto_k=k,
             shift=importance.importance_shift(draws, smoothed),
             r_hat=importance.r_hat(theta[carrying]),
@@ -252,7 +252,7 @@ class Ensemble:
             nonfinite=1 - float(finite.mean()),
             status=status or self.status,
         )
-        evidence, error = importance.log_evidence(log_w)
+        evidence, error = importance.log_evidence(log_w, smoothed)
         return FitResult(
             mixture=mixture,
             elbo=float(log_w[finite].mean()) if finite.any() else -np.inf,

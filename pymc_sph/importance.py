@@ -70,14 +70,24 @@ def relative_ess(log_weights: np.ndarray) -> float:
     return float(np.exp(2 * logsumexp(finite) - logsumexp(2 * finite)) / len(log_weights))
 
 
-def log_evidence(log_weights: np.ndarray) -> tuple[float, float]:
-    """Log evidence by importance sampling, and its standard error (delta method), in nats."""
-    finite = log_weights[np.isfinite(log_weights)]
-    if not len(finite):
+def log_evidence(log_weights: np.ndarray, smoothed: np.ndarray) -> tuple[float, float]:
+    """Log evidence by Pareto-smoothed importance sampling, with its standard error, in nats.
+
+    Smoothing keeps one draw far out in a tail, which may weigh as much as all others together,
+    from deciding; its bias is small where Pareto k is below .7. The error is by the delta method.
+
+    Parameters
+    ----------
+    log_weights, smoothed : (n,)
+        Log weights as they are, and as `psis` returns them: smoothed and normalised.
+    """
+    if not np.isfinite(smoothed).any():
         return -np.inf, np.inf
-    n = len(log_weights)
-    value = float(logsumexp(finite) - np.log(n))
-    variance = max(1.0 / relative_ess(log_weights) - 1.0, 0.0) / n
+    n = len(smoothed)
+    # smoothing leaves all but the largest weights as they are: there the two differ by log sum
+    least = np.argmin(np.where(np.isfinite(smoothed), log_weights, np.inf))
+    value = float(log_weights[least] - smoothed[least] - np.log(n))
+    variance = max(1.0 / relative_ess(smoothed) - 1.0, 0.0) / n
     return value, float(np.sqrt(variance))
 
 
@@ -145,7 +155,7 @@ class Evidence:
     Attributes
     ----------
     ess : float
-        Relative importance ESS of draws from q.
+        Relative ESS of the Pareto-smoothed weights of draws from q.
     pareto_k : float
         Pareto k of their weights.
     shift : float

@@ -211,10 +211,15 @@ def test_the_frame_stretches_around_particles_that_stay():
     assert 0.5 * np.sum(change**2) == pytest.approx(0.05)
 
 
+LOOKS = np.random.default_rng(9).standard_normal((resolution.LOOKS, 2))
+
+
 def test_a_spent_particle_takes_half_of_the_neediest():
     fluid = random_fluid(np.random.default_rng(5))
     fluid = dataclasses.replace(fluid, log_m=np.log([0.005, 0.4, 0.3, 0.295]))
-    after = resolution.split(fluid, np.array([9.0, 0.1, 1.0, 0.1]))
+    # particle 0 lies where the others are: it costs little
+    fluid = dataclasses.replace(fluid, z=fluid.z * 0.1, A=fluid.A * 0 + np.eye(2))
+    after = resolution.split(fluid, np.array([9.0, 0.1, 1.0, 0.1]), LOOKS)
     m = np.exp(after.log_m)
     assert m[0] == pytest.approx(m[2]) and m.sum() == pytest.approx(1)
     ahead = np.linalg.solve(fluid.A[2], after.z[0] - fluid.z[2])
@@ -222,7 +227,79 @@ def test_a_spent_particle_takes_half_of_the_neediest():
     np.testing.assert_array_equal(after.A[0], fluid.A[2])
     np.testing.assert_array_equal(after.z[1:], fluid.z[1:])
     busy = dataclasses.replace(fluid, log_m=np.log(np.full(4, 0.25)))
-    assert resolution.split(busy, np.ones(4)) is busy
+    assert resolution.split(busy, np.ones(4), LOOKS) is busy
+    # alone far away it stays, unless it has no mass to speak of
+    alone = dataclasses.replace(fluid, z=fluid.z + np.array([[30.0, 0], [0, 0], [0, 0], [0, 0]]))
+    assert resolution.split(alone, np.array([9.0, 0.1, 1.0, 0.1]), LOOKS) is alone
+    gone = dataclasses.replace(alone, log_m=np.log([1e-6, 0.4, 0.3, 0.3 - 1e-6]))
+    assert resolution.split(gone, np.array([9.0, 0.1, 1.0, 0.1]), LOOKS) is not gone
+
+
+def test_removal_loss_is_the_fall_of_the_elbo():
+    fluid = random_fluid(np.random.default_rng(6), n=3)
+    fluid = dataclasses.replace(fluid, z=fluid.z * 0.5)
+    looks = np.random.default_rng(7).standard_normal((100_000, 2))
+    loss = resolution.removal_loss(fluid, np.array([0, 2]), looks)
+    for found, i in zip(loss, (0, 2), strict=True):
+        rest = fluid.log_m.copy()
+        rest[i] = -np.inf  # the others keep their masses: their sum falls below 1
+        log_rho = brute_log_rho(fluid, GRID)
+        without = brute_log_rho(dataclasses.replace(fluid, log_m=rest), GRID)
+        own = np.exp(brute_log_rho(dataclasses.replace(fluid, log_m=only(fluid, i)), GRID))
+        # integral of m_i W_i (log rho - log rho without i)
+        assert found == pytest.approx(np.sum(own * (log_rho - without)) * CELL, rel=0.02)
+
+
+def only(fluid, i):
+    """Log masses of particle i alone, its mass kept."""
+    return np.where(np.arange(fluid.n_particles) == i, fluid.log_m, -np.inf)
+
+
+@pytest.mark.parametrize("weight", [0.01, 0.001])
+def test_a_particle_alone_on_a_small_mode_keeps_it(weight):
+    # two modes, two particles, each exactly in place: the lighter one is not spent
+    modes = np.array([[-4.0, 0.0], [4.0, 0.0]])
+    fluid = Fluid(
+        modes,
+        np.zeros((2, 2)),
+        np.broadcast_to(np.eye(2), (2, 2, 2)),
+        np.log([1 - weight, weight]),
+        np.zeros(2),
+        np.eye(2),
+    )
+
+    def target(theta):
+        field = density(fluid, theta)
+        return field.log_rho, field.grad
+
+    moved = fluid
+    for t in range(200):
+        moved, _ = step(moved, draw_noise(np.random.default_rng([1, t]), 64, 2), target, Rates())
+    np.testing.assert_allclose(moved.z, modes, atol=1e-6)
+    assert np.exp(moved.log_m)[1] == pytest.approx(weight, rel=1e-6)
+
+
+def test_a_minority_off_its_place_is_moved_though_the_rest_is_at_rest():
+    # .7 of the mass sits on its mode exactly, .3 is one sd off: most accelerations are zero
+    modes = np.array([[-8.0, 0.0], [8.0, 0.0]])
+    exact = Fluid(
+        modes,
+        np.zeros((2, 2)),
+        np.broadcast_to(np.eye(2), (2, 2, 2)),
+        np.log([0.7, 0.3]),
+        np.zeros(2),
+        np.eye(2),
+    )
+
+    def target(theta):
+        field = density(exact, theta)
+        return field.log_rho, field.grad
+
+    moved = dataclasses.replace(exact, z=modes + np.array([[0, 0], [0, 1.0]]))
+    for t in range(40):
+        noise = draw_noise(np.random.default_rng([2, t]), 64, 2)
+        moved, _ = step(moved, noise, target, Rates(frame=0.0))
+    np.testing.assert_allclose(moved.z, modes, atol=0.02)
 
 
 def test_the_engine_knows_neither_pymc_nor_global_randomness():

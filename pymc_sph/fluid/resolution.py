@@ -6,11 +6,18 @@ import dataclasses
 import math
 
 from pymc_sph.fluid import kernels, mass
+from pymc_sph.fluid.density import density
 from pymc_sph.fluid.forces import INVERTIBLE, bounded
 from pymc_sph.fluid.state import Array, Fluid, namespace
 
 SPENT = 0.2
-"""Mass, in units of the mean mass, below which a particle is taken to where it is needed."""
+"""Mass, in units of the mean mass, below which a particle may be taken to where it is needed."""
+GAIN = 0.25
+"""Share of half the variance of the potential that one more particle is expected to explain."""
+HOLE = 1e-9
+"""Share of the density left at a place that no other particle reaches: 20 nats below."""
+LOOKS = 8
+"""Points of a kernel at which its loss is looked at."""
 
 
 def resize(A: Array, moment: Array, rate: float, bound: float) -> Array:
@@ -25,12 +32,14 @@ def resize(A: Array, moment: Array, rate: float, bound: float) -> Array:
     return A * xp.exp(bounded(0.5 * rate * moment, bound))
 
 
-def split(fluid: Fluid, residual: Array) -> Fluid:
-    """Move the lightest particle, if it is spent, to where the fluid lacks resolution.
+def split(fluid: Fluid, residual: Array, e: Array) -> Fluid:
+    """Move one light particle, if it is not needed where it is, to where resolution is lacking.
 
-    The particle with the largest mass times residual is split in two: the spent one takes half of
-    its mass and a place one kernel width ahead, where its velocity points. A particle without
-    mass has no probes, and would never find such a place by itself.
+    The particle with the largest mass times residual is split in two: the light one takes half of
+    its mass and a place one kernel width ahead, where its velocity points. Half of that product
+    estimates what KL(rho || p) could lose there (nats); a share of it, `GAIN`, is compared with
+    what taking the light one away costs (`removal_loss`). So a particle alone on a small mode
+    stays, and one whose place others cover, or that has no mass, goes.
 
     Parameters
     ----------
@@ -38,20 +47,25 @@ def split(fluid: Fluid, residual: Array) -> Fluid:
         The fluid after its step.
     residual : (N,)
         Variance of the potential within each kernel; it vanishes at equilibrium.
+    e : (S, d)
+        Standard normal numbers: where within a kernel its loss is looked at.
     """
     xp = namespace(fluid.z)
-    lightest = int(xp.argmin(fluid.log_m))
-    if fluid.n_particles == 1 or fluid.log_m[lightest] > math.log(SPENT / fluid.n_particles):
+    light = xp.nonzero(fluid.log_m < math.log(SPENT / fluid.n_particles))[0]
+    if not light.size:
         return fluid
-    parent = int(xp.argmax(fluid.log_m + xp.log(residual + 1e-300)))
-    if parent == lightest:
+    loss = removal_loss(fluid, light, e)
+    spent = int(light[xp.argmin(loss)])
+    need = fluid.log_m + xp.log(residual + 1e-300)
+    parent = int(xp.argmax(need))
+    if parent == spent or xp.min(loss) > 0.5 * GAIN * xp.exp(need[parent]):
         return fluid
     ahead = fluid.u[parent] / xp.maximum(xp.linalg.vector_norm(fluid.u[parent]), 1e-300)
     place = fluid.z[parent] + kernels.stretch(fluid.A[parent][None], ahead[None])[0]
     index = xp.arange(fluid.n_particles)
-    source = xp.where(index == lightest, parent, index)
-    halved = (index == lightest) | (index == parent)
-    moved = (index == lightest)[:, None]
+    source = xp.where(index == spent, parent, index)
+    halved = (index == spent) | (index == parent)
+    moved = (index == spent)[:, None]
     return dataclasses.replace(
         fluid,
         z=xp.where(moved, place, fluid.z),
@@ -59,6 +73,22 @@ def split(fluid: Fluid, residual: Array) -> Fluid:
         A=fluid.A[source],
         log_m=mass.normalise(fluid.log_m[source] - math.log(2.0) * halved),
     )
+
+
+def removal_loss(fluid: Fluid, particles: Array, e: Array) -> Array:
+    """Cost of taking each of these particles away, in nats of the ELBO, (len(particles),).
+
+    Without particle i its points lose the share R_i of their density: the loss is
+    m_i <-log(1 - R_i)>_i, here with the mean over the points z_i + A_i e. It is close to
+    m_i R_i where others cover the place, and m_i times the depth of the hole where none does.
+    """
+    xp = namespace(fluid.z)
+    n = e.shape[0]
+    own = xp.repeat(particles, n)
+    y = fluid.z[own] + kernels.stretch(fluid.A[own], xp.concat([e] * len(particles)))
+    R = density(fluid, y).R[own, xp.arange(len(own))]
+    hole = -xp.log(xp.maximum(1.0 - R, HOLE))
+    return xp.exp(fluid.log_m[particles]) * xp.mean(xp.reshape(hole, (-1, n)), axis=1)
 
 
 def default_particles(dim: int) -> int:

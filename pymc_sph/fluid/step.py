@@ -114,14 +114,14 @@ def step(
         field = field.at(finite)
     phi = equation_of_state.potential(logp, field.log_rho, rates.temperature)
     r = equation_of_state.acceleration(grad @ fluid.L, field.grad, rates.temperature)
-    phi, r = mass.clip_potential(phi), forces.clip_acceleration(r)
-    moved = move(fluid, field, y, own, phi, r, rates)
+    phi, r = mass.clip_potential(phi), forces.clip_acceleration(r, field.grad)
+    moved = move(fluid, field, y, own, phi, r, rates, noise.e[: resolution.LOOKS])
     # a step beyond the range of floating point is not taken: one broken fluid would spoil them all
     return (moved if is_finite(moved) else fluid), seen
 
 
 def move(
-    fluid: Fluid, field: Density, y: Array, own: Array, phi: Array, r: Array, rates: Rates
+    fluid: Fluid, field: Density, y: Array, own: Array, phi: Array, r: Array, rates: Rates, e: Array
 ) -> Fluid:
     """Fluid after potential phi (K,) and acceleration r (K, d) at probes y have acted on it."""
     xp = namespace(y)
@@ -143,7 +143,7 @@ def move(
         log_m=mass.exchange(fluid.log_m, excess, rates.mass),
     )
     variance = interpolation.interpolate(weights, phi * phi) - excess * excess
-    moved = resolution.split(moved, xp.maximum(variance, 0.0))
+    moved = resolution.split(moved, xp.maximum(variance, 0.0), e)
     return frame.stretch_frame(moved, frame.frame_moment(r, offset), rates.frame, bound)
 
 
