@@ -48,12 +48,13 @@ class Target:
     model : pymc.Model
     engine : Engine
         Compiled evaluator.
-    point : ndarray, shape (d,)
-        A first point, used to know the dimension.
     labels : list of str
         One name per coordinate, such as ``tau_log__`` or ``theta[3]``.
     random : bool
         Whether the density is random (``pm.Minibatch``).
+    options : dict
+        Arguments of `compile_target` that made the engine. It is not pickled, but compiled again
+        when it is needed.
 
     Attributes
     ----------
@@ -66,7 +67,13 @@ class Target:
     """
 
     def __init__(
-        self, model: Model, engine: Engine, *, labels: list[str], random: bool = False
+        self,
+        model: Model,
+        engine: Engine,
+        *,
+        labels: list[str],
+        random: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.labels = labels
@@ -74,7 +81,18 @@ class Target:
         self.compile_time = 0.0
         self.n_evaluations = 0
         self.n_failed = 0
-        self._engine = engine
+        self._compiled: Engine | None = engine
+        self._options = dict(options or {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the compiled functions and their threads, which belong to this process."""
+        return self.__dict__ | {"_compiled": None}
+
+    @property
+    def _engine(self) -> Engine:
+        if self._compiled is None:
+            self._compiled = compile_target(self.model, **self._options)._engine
+        return self._compiled
 
     @property
     def dim(self) -> int:
@@ -197,7 +215,18 @@ def compile_target(
     point = make_initial_point_fn(model=model)(0)
     graph = build_graph(model, point)
     compiled = _compile_engine(graph, engine, mode, threads, kwargs, ravel_point(model, point))
-    target = Target(model, compiled, labels=coordinate_labels(model, point), random=graph.random)
+    target = Target(
+        model,
+        compiled,
+        labels=coordinate_labels(model, point),
+        random=graph.random,
+        options={
+            "engine": engine,
+            "threads": threads,
+            "backend": backend,
+            "compile_kwargs": compile_kwargs,
+        },
+    )
     target.compile_time = time.perf_counter() - began
     return target
 
