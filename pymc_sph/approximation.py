@@ -5,20 +5,31 @@ from __future__ import annotations
 import math
 import warnings
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pymc.backends.base import MultiTrace
 from pymc.backends.ndarray import NDArray as Trace
 from pymc.model import Model
-from pymc.util import get_random_generator
 from pymc.variational.approximations import Empirical
 
 from pymc_sph import idata, resampling
 from pymc_sph.checks import check_integer
 from pymc_sph.group import FluidGroup
+from pymc_sph.seeds import random_generator
 from pymc_sph.transform import compile_transform
+
+if idata.PYMC_5:
+
+    class VIState(NamedTuple):
+        """Mean and standard deviation of every variable, as in PyMC 6."""
+
+        mean: Any
+        std: Any
+
+else:
+    from pymc.variational.opvi import VIState  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -50,7 +61,7 @@ class FluidApproximation(Empirical):
 
     _group_class = FluidGroup
 
-    def __init__(self, model: Any = None, *, full: bool = True, random_seed: Any = None) -> None:
+    def __init__(self, model: Any = None, *, full: bool = True) -> None:
         self.mixture: FluidMixture | None = None
         self.result: FitResult | None = None
         self.status = "not fitted"
@@ -58,7 +69,7 @@ class FluidApproximation(Empirical):
         self.attrs: dict[str, Any] = {}
         self._target: Any = None
         self._transforms: dict[int, tuple[Any, Any]] = {}
-        super().__init__(size=1, model=model, full=full, random_seed=random_seed)
+        super().__init__(size=1, model=model, full=full)
 
     def update(
         self,
@@ -163,7 +174,7 @@ class FluidApproximation(Empirical):
         mixture = self._fitted()
         draws = check_integer("draws", draws, 1, whole_floats=True)
         idata.check_kwargs("sample", idata_kwargs)
-        rng = get_random_generator(random_seed, copy=False)
+        rng = random_generator(random_seed)
         sample = resampling.draw_pooled(mixture, self._logp, draws, rng)
         model = self._model(model)
         if not return_inferencedata:
@@ -219,7 +230,7 @@ class FluidApproximation(Empirical):
         mixture = self._fitted()
         draws = check_integer("draws", draws, 1, whole_floats=True)
         idata.check_kwargs("sample_chains", idata_kwargs)
-        rng = get_random_generator(random_seed, copy=False)
+        rng = random_generator(random_seed)
         chains = len(mixture.fluids)
         draw = resampling.draw_corrected if importance else resampling.draw_by_share
         sample = draw(mixture, self._logp, chains * draws, rng)
@@ -230,23 +241,16 @@ class FluidApproximation(Empirical):
         )  # fmt: skip
 
     @property
-    def state(self) -> Any:
-        """Mean and standard deviation of the model's variables under q (PyMC 6).
+    def state(self) -> VIState:
+        """Mean and standard deviation of the model's variables under q.
 
         The moments are those of the variables themselves, over 2,000 draws: the image of a
         standard deviation under a transform, which other approximations return, is none.
         """
-        if idata.PYMC_5:
-            raise AttributeError(
-                "`state` is new in PyMC 6. Under PyMC 5, sample(2000) gives draws to take moments "
-                "of, and `mean_data` and `std_data` hold those of the unconstrained values."
-            )
-        from pymc.variational.opvi import VIState
-
-        dt = self.sample(2000, random_seed=0, include_transformed=True)
-        draws = dt["posterior"].to_dataset()
+        data = self.sample(2000, random_seed=0, include_transformed=True)
+        draws = idata.group(data, "posterior")
         if getattr(self.groups[0], "include_transformed", False):
-            draws = draws.merge(dt["unconstrained_posterior"].to_dataset(), compat="override")
+            draws = draws.merge(idata.group(data, "unconstrained_posterior"), compat="override")
         sample_dims = ("chain", "draw")
         return VIState(mean=draws.mean(sample_dims), std=draws.std(sample_dims))
 

@@ -175,6 +175,11 @@ def netcdf_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def group(data: Any, name: str) -> Any:
+    """One group of InferenceData or DataTree, as an xarray Dataset."""
+    return data[name] if PYMC_5 else data[name].to_dataset()
+
+
 def _dataset(
     values: Mapping[str, NDArray], *, sample_dims: list[str] | None = None, **kwargs: Any
 ) -> Any:

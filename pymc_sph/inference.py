@@ -80,6 +80,8 @@ class SPH(Inference):
         **settings: Any,
     ) -> None:
         # not super().__init__: it builds PyMC's gradient objective, and this is not one
+        if not (model is None or isinstance(model, pm.Model)):
+            raise TypeError(f"model={shown(model)}: give a pymc.Model, or None for the context's")
         self.model = pm.modelcontext(model)
         check_free_variables(self.model)
         if not (start is None or isinstance(start, Mapping)):
@@ -103,7 +105,7 @@ class SPH(Inference):
         """The approximation, filled by `fit`."""
         if self._approx is None:
             full = self.settings.full_tensor(self._dim())
-            self._approx = FluidApproximation(self.model, full=full, random_seed=self.random_seed)
+            self._approx = FluidApproximation(self.model, full=full)
         return self._approx
 
     def _dim(self) -> int:
@@ -141,7 +143,7 @@ class SPH(Inference):
         backend : {None, "numba", "c", "jax"}
             Backend of the compiled log density.
         include_transformed : bool
-            Whether ``approx.state`` (PyMC 6) holds the unconstrained values too.
+            Whether ``approx.state`` holds the unconstrained values too.
         compile_kwargs : dict, optional
             Arguments of `pytensor.function`.
         **kwargs
@@ -305,10 +307,12 @@ class SPH(Inference):
         if status == "failed":  # the error on its way says enough
             return
         grade = result.verdict.grade
-        level = logging.INFO if grade == importance.RELIABLE else logging.WARNING
-        logger.log(level, "SPH fit is %s", result.verdict)
-        if grade == importance.UNRELIABLE:
-            warnings.warn(f"SPH fit is {result.verdict}", UnreliableFitWarning, stacklevel=2)
+        if grade == importance.UNRELIABLE and result.n_steps:  # none: that is what was asked for
+            message = f"Verdict on the SPH fit: {result.verdict}"
+            warnings.warn(message, UnreliableFitWarning, stacklevel=2)
+        else:
+            level = logging.INFO if grade == importance.RELIABLE else logging.WARNING
+            logger.log(level, "Verdict on the SPH fit: %s", result.verdict)
 
     def _keep_failed(self, error: BaseException) -> None:
         """Keep the fluids of a fit that `error` ended; nothing here may stand in its way."""

@@ -14,7 +14,7 @@ def integer_seed(random_seed: Any) -> int:
 
     Parameters
     ----------
-    random_seed : int, array of int, SeedSequence, Generator, RandomState or None
+    random_seed : int, array of int, SeedSequence, Generator, BitGenerator, RandomState or None
         The same integers give the same seed. None gives another one every time, and a generator
         is drawn from, so that it gives another one at its next use.
 
@@ -25,6 +25,8 @@ def integer_seed(random_seed: Any) -> int:
     """
     if isinstance(random_seed, np.random.RandomState):
         return int(random_seed.randint(2**30))
+    if isinstance(random_seed, np.random.BitGenerator):
+        random_seed = np.random.Generator(random_seed)
     if isinstance(random_seed, np.random.Generator):
         return int(random_seed.integers(2**30))
     if isinstance(random_seed, np.random.SeedSequence):
@@ -39,3 +41,12 @@ def integer_seed(random_seed: Any) -> int:
             f"random_seed={shown(random_seed)}: give None, an integer of at least 0, several of "
             "them, or a numpy.random.Generator"
         ) from err
+
+
+def random_generator(random_seed: Any) -> np.random.Generator:
+    """Return the generator itself, or one made from a seed; the arguments of `integer_seed`."""
+    if isinstance(random_seed, np.random.RandomState):
+        return np.random.default_rng(integer_seed(random_seed))
+    if not isinstance(random_seed, np.random.Generator | np.random.BitGenerator):
+        integer_seed(random_seed)  # for its error
+    return np.random.default_rng(random_seed)

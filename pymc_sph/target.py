@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import time
@@ -10,12 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pytensor
 
 from numpy.typing import ArrayLike, NDArray
 from pymc.initial_point import make_initial_point_fn
 from pymc.model import Model
 from pytensor.compile.mode import Mode, get_mode
 
+from pymc_sph.checks import shown
 from pymc_sph.engines import Engine, LoopEngine, VectorizedEngine
 from pymc_sph.errors import BackendError
 from pymc_sph.graph import (
@@ -235,10 +238,21 @@ def _resolve_mode(
     backend: str | None, compile_kwargs: Mapping[str, Any] | None
 ) -> tuple[Mode, dict[str, Any]]:
     """Read the PyTensor mode from the two arguments that may name it."""
+    if not (compile_kwargs is None or isinstance(compile_kwargs, Mapping)):
+        raise BackendError(f"compile_kwargs={shown(compile_kwargs)}: give a dictionary.")
     kwargs = dict(compile_kwargs or {})
+    for name in kwargs:
+        if name not in inspect.signature(pytensor.function).parameters:
+            raise BackendError(f"compile_kwargs: pytensor.function takes no argument {name!r}.")
     mode = kwargs.pop("mode", None)
     if backend is None:
-        return get_mode("NUMBA" if mode is None else mode), kwargs
+        try:
+            return get_mode("NUMBA" if mode is None else mode), kwargs
+        except Exception as err:
+            raise BackendError(
+                f"compile_kwargs: mode={shown(mode)} is no PyTensor mode; "
+                "choose one such as 'NUMBA', 'CVM' or 'FAST_COMPILE'."
+            ) from err
     if mode is not None:
         raise BackendError("Give either `backend` or compile_kwargs['mode'], not both.")
     name = str(backend).lower()

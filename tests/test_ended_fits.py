@@ -126,6 +126,13 @@ def test_no_step_leaves_the_fluids_at_their_starts(inference):
     assert len(approx.hist) == 2
 
 
+def test_no_step_does_not_warn_however_bad_the_start():
+    with pm.Model():
+        pm.Normal("x", 0, pm.math.exp(pm.Normal("log_sd", 0, 3)), shape=9)  # Neal's funnel
+        approx = pm.fit(0, method="sph", random_seed=1, progressbar=False)
+    assert approx.verdict.grade == "unreliable"
+
+
 @pytest.mark.parametrize("n", [-1, 2.5, float("nan"), float("inf"), "10", None, True, 10**400])
 def test_n_is_a_number_of_steps(inference, n):
     for method in (inference.fit, inference.refine):
