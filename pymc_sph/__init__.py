@@ -4,7 +4,8 @@ Importing this package makes ``pm.fit(method="sph")`` work.
 """
 
 from pymc_sph.approximation import FluidApproximation
-from pymc_sph.ensemble import FitResult, StartError, fit_density
+from pymc_sph.checks import SettingsError
+from pymc_sph.ensemble import StartError, fit_density
 from pymc_sph.errors import (
     BackendError,
     DiscreteVariableError,
@@ -13,11 +14,13 @@ from pymc_sph.errors import (
     NoFreeVariablesError,
 )
 from pymc_sph.importance import Verdict
-from pymc_sph.inference import SPH, UnreliableFitWarning, fit
-from pymc_sph.inference import VERSION as __version__
+from pymc_sph.inference import SPH, UnreliableFitWarning
+from pymc_sph.one_call import fit
 from pymc_sph.registration import register, unregister
-from pymc_sph.settings import Settings, SettingsError
+from pymc_sph.result import FitResult
+from pymc_sph.settings import Settings
 from pymc_sph.target import compile_target
+from pymc_sph.version import VERSION as __version__
 
 __all__ = [
     "SPH",

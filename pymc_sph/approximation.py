@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 import math
+import warnings
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from pymc.backends.base import MultiTrace
 from pymc.backends.ndarray import NDArray as Trace
 from pymc.model import Model
-from pymc.util import get_random_generator
 from pymc.variational.approximations import Empirical
 
 from pymc_sph import idata, resampling
+from pymc_sph.checks import check_integer
 from pymc_sph.group import FluidGroup
+from pymc_sph.seeds import random_generator
 from pymc_sph.transform import compile_transform
+
+if idata.PYMC_5:
+
+    class VIState(NamedTuple):
+        """Mean and standard deviation of every variable, as in PyMC 6."""
+
+        mean: Any
+        std: Any
+
+else:
+    from pymc.variational.opvi import VIState  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pymc_sph.ensemble import FitResult
     from pymc_sph.importance import Verdict
     from pymc_sph.mixture import FluidMixture
+    from pymc_sph.result import FitResult
 
 
 class FluidApproximation(Empirical):
@@ -38,28 +51,38 @@ class FluidApproximation(Empirical):
     mixture : FluidMixture or None
         The density q: the independent fluids and their shares.
     result : FitResult or None
-        Outcome of the finished fit.
+        Outcome of the finished fit; None before that, or if an error ended the fit.
+    status : str
+        "converged", "max_steps" or "non_finite" of a finished fit; "stopped" by a callback,
+        "interrupted", "failed" with an error; "running", and "not fitted" before all that.
     hist : ndarray (n_steps,)
         Minus the ELBO of every step, nats.
     """
 
     _group_class = FluidGroup
 
-    def __init__(self, model: Any = None, *, full: bool = True, random_seed: Any = None) -> None:
+    def __init__(self, model: Any = None, *, full: bool = True) -> None:
         self.mixture: FluidMixture | None = None
         self.result: FitResult | None = None
+        self.status = "not fitted"
         self.hist = np.empty(0)
         self.attrs: dict[str, Any] = {}
         self._target: Any = None
         self._transforms: dict[int, tuple[Any, Any]] = {}
-        super().__init__(size=1, model=model, full=full, random_seed=random_seed)
+        super().__init__(size=1, model=model, full=full)
 
     def update(
-        self, mixture: FluidMixture, target: Any = None, result: FitResult | None = None
+        self,
+        mixture: FluidMixture,
+        target: Any = None,
+        result: FitResult | None = None,
+        *,
+        status: str = "running",
     ) -> None:
         """Take over a mixture, the target it approximates, and the outcome of its fit."""
         self.mixture = mixture
         self.result = result
+        self.status = status if result is None else result.status
         self._target = target if target is not None else self._target
         self.groups[0].set_mixture(mixture)
 
@@ -78,11 +101,6 @@ class FluidApproximation(Empirical):
     importance_ess = property(
         lambda self: self._found("importance_ess"), doc="Importance ESS per draw, in [0, 1]."
     )
-
-    @property
-    def status(self) -> str:
-        """How the fit ended: "converged", "max_steps", "interrupted" and so on."""
-        return self.result.status if self.result is not None else "not fitted"
 
     @property
     def verdict(self) -> Verdict | None:
@@ -118,7 +136,7 @@ class FluidApproximation(Empirical):
         random_seed: Any = None,
         return_inferencedata: bool = True,
         include_transformed: bool = False,
-        **kwargs: Any,
+        **idata_kwargs: Any,
     ) -> Any:
         """Draw independent points from q: one chain.
 
@@ -135,8 +153,9 @@ class FluidApproximation(Empirical):
             InferenceData (ArviZ 0.x) or DataTree (ArviZ 1.x) if True, else a MultiTrace.
         include_transformed : bool
             Add the group ``unconstrained_posterior``.
-        **kwargs
-            ``coords``, ``dims`` and ``log_likelihood``, as in `pymc.to_inference_data`.
+        **idata_kwargs
+            ``coords``, ``dims``, ``log_likelihood`` and ``log_prior``, as in
+            `pymc.to_inference_data`.
 
         Returns
         -------
@@ -149,15 +168,20 @@ class FluidApproximation(Empirical):
         ------
         RuntimeError
             If nothing has been fitted yet.
+        TypeError
+            For a keyword that none of this takes.
         """
-        rng = get_random_generator(random_seed, copy=False)
-        sample = resampling.draw_pooled(self._fitted(), self._logp, draws, rng)
+        mixture = self._fitted()
+        draws = check_integer("draws", draws, 1, whole_floats=True)
+        idata.check_kwargs("sample", idata_kwargs)
+        rng = random_generator(random_seed)
+        sample = resampling.draw_pooled(mixture, self._logp, draws, rng)
         model = self._model(model)
         if not return_inferencedata:
             return self._multitrace(sample.theta, model)
         stats = {name: values[None] for name, values in sample.stats().items()}
         return self._container(
-            sample.theta[None], stats, model, include_transformed, None, **kwargs
+            sample.theta[None], stats, model, include_transformed, None, **idata_kwargs
         )
 
     def sample_chains(
@@ -168,7 +192,7 @@ class FluidApproximation(Empirical):
         model: Any = None,
         random_seed: Any = None,
         include_transformed: bool = False,
-        **kwargs: Any,
+        **idata_kwargs: Any,
     ) -> Any:
         """Draw a chain per independent fluid, importance-corrected by default.
 
@@ -179,7 +203,7 @@ class FluidApproximation(Empirical):
         importance : {"psis", None}
             "psis" resamples candidates by Pareto-smoothed importance weights, so that the draws
             follow the posterior as far as q covers it. None returns plain draws from q.
-        model, random_seed, include_transformed, **kwargs
+        model, random_seed, include_transformed, **idata_kwargs
             As in `sample`.
 
         Returns
@@ -204,31 +228,29 @@ class FluidApproximation(Empirical):
         if importance not in ("psis", None):
             raise ValueError(f"importance must be 'psis' or None, not {importance!r}.")
         mixture = self._fitted()
-        rng = get_random_generator(random_seed, copy=False)
+        draws = check_integer("draws", draws, 1, whole_floats=True)
+        idata.check_kwargs("sample_chains", idata_kwargs)
+        rng = random_generator(random_seed)
         chains = len(mixture.fluids)
         draw = resampling.draw_corrected if importance else resampling.draw_by_share
         sample = draw(mixture, self._logp, chains * draws, rng)
         sample = sample.take(resampling.deal(sample.fluid, chains, draws, rng))
         return self._container(
             sample.theta, sample.stats(), self._model(model), include_transformed, importance,
-            **kwargs,
+            **idata_kwargs,
         )  # fmt: skip
 
     @property
-    def state(self) -> Any:
-        """Mean and standard deviation of the model's variables under q (PyMC 6).
+    def state(self) -> VIState:
+        """Mean and standard deviation of the model's variables under q.
 
         The moments are those of the variables themselves, over 2,000 draws: the image of a
         standard deviation under a transform, which other approximations return, is none.
         """
-        if idata.PYMC_5:
-            raise AttributeError("Approximations have no `state` before PyMC 6.")
-        from pymc.variational.opvi import VIState
-
-        dt = self.sample(2000, random_seed=0, include_transformed=True)
-        draws = dt["posterior"].to_dataset()
+        data = self.sample(2000, random_seed=0, include_transformed=True)
+        draws = idata.group(data, "posterior")
         if getattr(self.groups[0], "include_transformed", False):
-            draws = draws.merge(dt["unconstrained_posterior"].to_dataset(), compat="override")
+            draws = draws.merge(idata.group(data, "unconstrained_posterior"), compat="override")
         sample_dims = ("chain", "draw")
         return VIState(mean=draws.mean(sample_dims), std=draws.std(sample_dims))
 
@@ -248,7 +270,18 @@ class FluidApproximation(Empirical):
 
     def _logp(self, theta: NDArray) -> NDArray:
         """Log joint density (n,) at points (n, d), unconstrained space."""
-        return self._target(theta)[0]
+        logp = self._target(theta)[0]
+        if not np.isfinite(logp).any():
+            warnings.warn(
+                "log p is not finite at any draw, so `lp` and `log_weight` mean nothing. If "
+                "pm.set_data has changed the data since the fit, fit again.",
+                stacklevel=3,
+            )
+        return logp
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out compiled functions: they are compiled again when they are needed."""
+        return super().__getstate__() | {"_transforms": {}}
 
     def _container(
         self,
@@ -257,10 +290,7 @@ class FluidApproximation(Empirical):
         model: Any,
         include_transformed: bool,
         importance: str | None,
-        *,
-        coords: Any = None,
-        dims: Any = None,
-        log_likelihood: bool = False,
+        **idata_kwargs: Any,
     ) -> Any:
         """Draws (chains, draws, d) as InferenceData or DataTree."""
         return idata.to_container(
@@ -269,9 +299,7 @@ class FluidApproximation(Empirical):
             model,
             unconstrained=self._split(theta) if include_transformed else None,
             attrs=self.attrs | {"importance": importance or "none"},
-            coords=coords,
-            dims=dims,
-            log_likelihood=log_likelihood,
+            **idata_kwargs,
         )
 
     def _constrain(self, theta: NDArray, model: Any) -> dict[str, NDArray]:

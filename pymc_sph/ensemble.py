@@ -9,19 +9,22 @@ from __future__ import annotations
 import dataclasses
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from pymc_sph import importance
+from pymc_sph.checks import check_integer
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid import simulate
 from pymc_sph.fluid.schedule import Plan, Schedule
 from pymc_sph.fluid.simulate import Simulation
 from pymc_sph.fluid.state import new_fluid
 from pymc_sph.fluid.step import LogDensity, Observation, Rates
-from pymc_sph.importance import Verdict
 from pymc_sph.mixture import FluidMixture, fit_shares
-from pymc_sph.settings import Settings
+from pymc_sph.result import FitResult, StepInfo
+from pymc_sph.seeds import integer_seed
+from pymc_sph.settings import Settings, make_settings
 from pymc_sph.start import Gaussian, find_starts
 
 HALVINGS = 3
@@ -34,74 +37,6 @@ CHECK, START, POSITIONS = 1, 2, 3
 
 class StartError(ValueError):
     """No path of the start came to a point where a Gaussian has a finite ELBO."""
-
-
-@dataclass(frozen=True)
-class StepInfo:
-    """What one step of the ensemble saw; fluids that have stopped count with their last figures.
-
-    Attributes
-    ----------
-    step : int
-        Steps taken, this one included.
-    elbo, ess : float
-        Best fluid's ELBO (nats) and its relative importance ESS, over the probes of the step.
-    temperature : float
-        Highest temperature of the step.
-    elbos : (F,)
-        ELBO of every fluid, nats.
-    n_evaluations, n_nonfinite : int
-        Gradients spent so far, the start included; probes set aside so far.
-    """
-
-    step: int
-    elbo: float
-    ess: float
-    temperature: float
-    elbos: np.ndarray
-    n_evaluations: int
-    n_nonfinite: int
-
-
-@dataclass(frozen=True)
-class FitResult:
-    """A finished fit.
-
-    Attributes
-    ----------
-    mixture : FluidMixture
-        The approximation q.
-    elbo : float
-        ELBO of q, nats.
-    fluid_elbo : (F,)
-        ELBO of each fluid alone, nats.
-    log_evidence, log_evidence_se : float
-        Log evidence by Pareto-smoothed importance sampling from q, and its standard error, nats.
-    pareto_k, importance_ess : float
-        Pareto k of the weights of draws from q, and relative ESS of the smoothed weights.
-    r_hat : float
-        Worst r_hat over the fluids that carry mass, in unconstrained space.
-    status : str
-        "converged", "max_steps", "interrupted" or "non_finite".
-    n_steps, n_evaluations, n_nonfinite : int
-        Steps, gradients, and probes and draws where log p was not finite.
-    verdict : Verdict
-        How far to trust it.
-    """
-
-    mixture: FluidMixture
-    elbo: float
-    fluid_elbo: np.ndarray
-    log_evidence: float
-    log_evidence_se: float
-    pareto_k: float
-    importance_ess: float
-    r_hat: float
-    status: str
-    n_steps: int
-    n_evaluations: int
-    n_nonfinite: int
-    verdict: Verdict
 
 
 @dataclass(frozen=True)
@@ -344,8 +279,8 @@ def fit_density(
     *,
     points: np.ndarray | None = None,
     n: int = 10_000,
-    random_seed: int = 0,
-    **settings: object,
+    random_seed: Any = None,
+    **settings: Any,
 ) -> FitResult:
     """Fit the fluids to a log density, without PyMC.
 
@@ -359,9 +294,9 @@ def fit_density(
     points : (P, d), optional
         Starting points; by default standard normal ones, some of them wider.
     n : int
-        Largest number of steps.
-    random_seed : int
-        Seed.
+        Largest number of steps; 0 leaves the fluids at their starts.
+    random_seed : int, array of int, Generator or None
+        Seed of everything random; the same integer gives the same bits, None others every time.
     **settings
         Fields of `Settings`.
 
@@ -377,12 +312,15 @@ def fit_density(
     StartError
         If no start is finite.
     """
-    chosen = Settings(**settings)  # type: ignore[arg-type]
+    chosen = make_settings(settings)
+    dim = check_integer("dim", dim, 1)
+    n = check_integer("n", n, 0, whole_floats=True)
+    seed = integer_seed(random_seed)
     if points is None:
-        rng = np.random.default_rng([random_seed, START, 0])
+        rng = np.random.default_rng([seed, START, 0])
         spread = np.where(np.arange(chosen.paths) % 2, 3.0, 1.0)
         points = spread[:, None] * rng.standard_normal((chosen.paths, dim))
-    ensemble = Ensemble.start(logp_and_grad, points, chosen, random_seed, n)
+    ensemble = Ensemble.start(logp_and_grad, points, chosen, seed, n)
     while not ensemble.done:
         ensemble, _ = ensemble.step(logp_and_grad)
     return ensemble.finish(logp_and_grad)

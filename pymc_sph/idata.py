@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import sys
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pymc as pm
 
 from pymc.backends import arviz as converters
 from pymc.backends.arviz import (
@@ -17,14 +18,23 @@ from pymc.backends.arviz import (
     find_constants,
     find_observations,
 )
+from pymc.stats import compute_log_likelihood, compute_log_prior
+
+from pymc_sph.version import VERSION
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from pymc_sph.result import FitResult
+    from pymc_sph.settings import Settings
 
 # PyMC's own converter decides, not the installed ArviZ: arviz 1.x still has `InferenceData`, a
 # shim that warns, and arviz_base can stand beside ArviZ 0.x.
 PYMC_5 = hasattr(converters, "InferenceDataConverter")
 """Whether results are InferenceData (PyMC 5), not DataTree (PyMC 6)."""
+
+KWARGS = ("coords", "dims", "log_likelihood", "log_prior")
+"""Keywords of `pymc.to_inference_data` that draws take as well."""
 
 
 def to_container(
@@ -36,7 +46,8 @@ def to_container(
     attrs: Mapping[str, Any] | None = None,
     coords: Mapping[str, Any] | None = None,
     dims: Mapping[str, Any] | None = None,
-    log_likelihood: bool = False,
+    log_likelihood: bool | Sequence[str] = False,
+    log_prior: bool | Sequence[str] = False,
 ) -> Any:
     """Collect draws and the model's data in the container of the installed PyMC.
 
@@ -54,8 +65,8 @@ def to_container(
         Attributes of ``posterior`` and ``sample_stats``; `netcdf_attrs` is applied to them.
     coords, dims : mapping, optional
         Additional or overriding coordinates, and dimensions of variables.
-    log_likelihood : bool
-        Add the group ``log_likelihood``.
+    log_likelihood, log_prior : bool or sequence of str
+        Add these groups, for all variables or some.
 
     Returns
     -------
@@ -89,9 +100,70 @@ def to_container(
         if values:
             groups[group] = _dataset(values, coords=coords, dims=all_dims, sample_dims=[])
     out = _assemble(groups)
-    if log_likelihood:
-        pm.compute_log_likelihood(out, model=model, progressbar=False)
+    for wanted, compute in (
+        (log_likelihood, compute_log_likelihood),
+        (log_prior, compute_log_prior),
+    ):
+        if wanted:
+            var_names = None if wanted is True else list(wanted)
+            compute(out, var_names=var_names, model=model, progressbar=False)
     return out
+
+
+def check_kwargs(method: str, given: Iterable[str]) -> None:
+    """Raise for a keyword that `to_container` does not take, in the name of `method`.
+
+    Raises
+    ------
+    TypeError
+    """
+    for name in given:
+        if name not in KWARGS:
+            raise TypeError(
+                f"{method}() got an unexpected keyword argument {name!r}. Of the arguments of "
+                f"pymc.to_inference_data it takes {', '.join(KWARGS)}; other groups can be added "
+                "to the result"
+            )
+
+
+def fit_attrs(
+    result: FitResult | None,
+    status: str,
+    settings: Settings,
+    sampling_time: float,
+    compile_time: float,
+) -> dict[str, Any]:
+    """Attributes of the groups of draws: what was fitted, how, and what came of it.
+
+    Parameters
+    ----------
+    result : FitResult or None
+        The finished fit; None if it ended without one.
+    status : str
+        How the fit ended.
+    settings : Settings
+        Settings of the fit.
+    sampling_time, compile_time : float
+        Seconds spent on start, steps and check; on compilation.
+    """
+    attrs = {
+        "created_at": datetime.now(UTC).isoformat(),
+        "inference_library": "pymc_sph",
+        "inference_library_version": VERSION,
+        "inference_library_settings": json.dumps(settings.as_dict()),
+        "sampling_time": sampling_time,
+        "compile_time": compile_time,
+        "tuning_steps": 0,
+        "status": status,
+    }
+    if result is None:
+        return attrs
+    figures = ("n_steps", "n_evaluations", "n_nonfinite", "elbo", "log_evidence",
+               "log_evidence_se", "pareto_k", "importance_ess", "r_hat")  # fmt: skip
+    attrs |= {name: getattr(result, name) for name in figures}
+    attrs["verdict"] = result.verdict.grade
+    attrs["verdict_reason"] = f"{result.verdict.reason}. {result.verdict.advice}".strip()
+    return attrs
 
 
 def netcdf_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,6 +173,11 @@ def netcdf_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
         number = isinstance(value, int | float | np.number) and not isinstance(value, bool)
         out[name] = value if number else str(value)
     return out
+
+
+def group(data: Any, name: str) -> Any:
+    """One group of InferenceData or DataTree, as an xarray Dataset."""
+    return data[name] if PYMC_5 else data[name].to_dataset()
 
 
 def _dataset(

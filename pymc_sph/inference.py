@@ -3,45 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
 import logging
 import time
 import warnings
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pymc as pm
 
-from pymc.progress_bar import CustomProgress, default_progress_theme
+from pymc.progress_bar import default_progress_theme
 from pymc.variational.inference import Inference
-from rich.console import Console
-from rich.progress import Progress, TextColumn
 from threadpoolctl import threadpool_limits
 
-from pymc_sph import importance
+from pymc_sph import idata, importance
 from pymc_sph.approximation import FluidApproximation
-from pymc_sph.ensemble import Ensemble, StepInfo
+from pymc_sph.checks import Callback, SettingsError, check_callbacks, check_integer, shown
+from pymc_sph.ensemble import Ensemble
 from pymc_sph.graph import check_free_variables
-from pymc_sph.settings import Settings, SettingsError
+from pymc_sph.progress import progress
+from pymc_sph.seeds import integer_seed
+from pymc_sph.settings import Settings, make_settings
 from pymc_sph.target import Target, compile_target
 
 logger = logging.getLogger(__name__)
 
-try:
-    VERSION = version("pymc-sph")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    VERSION = "0+unknown"
-
-PROGRESS_SECONDS = 0.1
-"""The progress bar is redrawn no more often than this."""
-
-Callback = Callable[[Any, Any, int], Any]
+ARGUMENTS = (
+    "backend", "callbacks", "compile_kwargs", "inf_kwargs", "include_transformed", "method",
+    "model", "progressbar", "progressbar_theme", "random_seed", "score", "start", "threads",
+)  # fmt: skip
+"""What `pymc.fit` and `SPH` take besides the settings; an unknown setting may be meant as one."""
 
 
 class UnreliableFitWarning(UserWarning):
@@ -88,16 +80,22 @@ class SPH(Inference):
         **settings: Any,
     ) -> None:
         # not super().__init__: it builds PyMC's gradient objective, and this is not one
+        if not (model is None or isinstance(model, pm.Model)):
+            raise TypeError(f"model={shown(model)}: give a pymc.Model, or None for the context's")
         self.model = pm.modelcontext(model)
         check_free_variables(self.model)
-        self.settings = make_settings(settings)
+        if not (start is None or isinstance(start, Mapping)):
+            raise SettingsError(
+                f"start={shown(start)}: give a dictionary from names of variables to values"
+            )
+        self.settings = make_settings(settings, ARGUMENTS)
         self.random_seed = random_seed
         self.start = start
-        self.threads = threads
+        self.threads = _threads(threads)
         self.hist = np.empty(0)
         self.state: Any = None
         self._ensemble: Ensemble | None = None
-        self._options: tuple[Any, Any] | None = None
+        self._options: tuple[Any, ...] | None = None
         self._target: Target | None = None
         self._approx: FluidApproximation | None = None
         self._seconds = 0.0
@@ -106,11 +104,12 @@ class SPH(Inference):
     def approx(self) -> FluidApproximation:
         """The approximation, filled by `fit`."""
         if self._approx is None:
-            dim = sum(np.size(value) for value in self.model.initial_point(0).values())
-            self._approx = FluidApproximation(
-                self.model, full=self.settings.full_tensor(dim), random_seed=self.random_seed
-            )
+            full = self.settings.full_tensor(self._dim())
+            self._approx = FluidApproximation(self.model, full=full)
         return self._approx
+
+    def _dim(self) -> int:
+        return sum(np.size(value) for value in self.model.initial_point(0).values())
 
     def fit(
         self,
@@ -131,6 +130,7 @@ class SPH(Inference):
         ----------
         n : int
             Largest number of steps; the fit usually stops much earlier, on the ELBO's plateau.
+            0 leaves the fluids at their starts, Gaussians found by L-BFGS.
         score : bool, optional
             Keep minus the ELBO of every step in `hist`; True by default.
         callbacks : list of callable, optional
@@ -143,11 +143,11 @@ class SPH(Inference):
         backend : {None, "numba", "c", "jax"}
             Backend of the compiled log density.
         include_transformed : bool
-            Whether ``approx.state`` (PyMC 6) holds the unconstrained values too.
+            Whether ``approx.state`` holds the unconstrained values too.
         compile_kwargs : dict, optional
             Arguments of `pytensor.function`.
         **kwargs
-            Fields of `pymc_sph.Settings`, for this fit and later ones.
+            ``threads`` and fields of `pymc_sph.Settings`, for this fit and later ones.
 
         Returns
         -------
@@ -160,16 +160,16 @@ class SPH(Inference):
         GradientError
             If the log density has no gradient.
         """
-        if n < 1 or n != int(n):
-            raise SettingsError(f"n={n!r}: give a number of steps of at least 1")
+        n = check_integer("n", n, 0, whole_floats=True)
+        callbacks = check_callbacks(callbacks)
         self._take_settings(kwargs)
+        seed = integer_seed(self.random_seed)
         with threadpool_limits(1, user_api="blas"):
             target = self._compile(backend, compile_kwargs)
-            seed = _integer_seed(self.random_seed)
             began = time.perf_counter()
             target.reseed(seed)
             points = target.initial_points(self.settings.paths, seed, self.start)
-            self._ensemble = Ensemble.start(target, points, self.settings, seed, int(n))
+            self._ensemble = Ensemble.start(target, points, self.settings, seed, n)
             self._seconds = time.perf_counter() - began
             self.hist = np.empty(0)
             self.approx.groups[0].include_transformed = include_transformed
@@ -191,9 +191,10 @@ class SPH(Inference):
         """
         if self._ensemble is None or self.state is None:
             raise TypeError("Need to call `.fit` first")
-        if n < 1 or n != int(n):
-            raise SettingsError(f"n={n!r}: give a number of steps of at least 1")
-        self._ensemble = self._ensemble.extend(int(n))
+        n = check_integer("n", n, 0, whole_floats=True)
+        if n == 0:
+            return self.approx
+        self._ensemble = self._ensemble.extend(n)
         with threadpool_limits(1, user_api="blas"):
             score, callbacks = self.state
             self._run(score, callbacks, progressbar, progressbar_theme)
@@ -215,17 +216,21 @@ class SPH(Inference):
                 f"{', '.join(foreign)}: SPH has no stochastic-gradient objective, so this "
                 "argument of other methods means nothing to it; remove it"
             )
+        if "threads" in changes:
+            self.threads = _threads(changes.pop("threads"))
         if changes:
-            full = self.settings.tensor
-            self.settings = make_settings(
-                {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Settings)}
-                | changes
-            )
-            if self.settings.tensor != full:
+            form = self.settings.tensor
+            given = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Settings)}
+            self.settings = make_settings(given | changes, ARGUMENTS)
+            if self.settings.tensor != form:
                 self._approx = None
 
     def _compile(self, backend: str | None, compile_kwargs: dict[str, Any] | None) -> Target:
-        options = (backend, compile_kwargs)
+        """Compile the log density, or take the one of the last fit if nothing has changed."""
+        options = (backend, compile_kwargs, self.threads)
+        if self._target is not None and self._target.dim != self._dim():
+            # pm.set_data has changed a length, and with it the size of a variable
+            self._target = self._approx = None
         if self._target is None or self._options != options:
             self._target = compile_target(
                 self.model, threads=self.threads, backend=backend, compile_kwargs=compile_kwargs
@@ -234,31 +239,17 @@ class SPH(Inference):
         return self._target
 
     def _run(
-        self,
-        score: bool | None,
-        callbacks: Sequence[Callback] | None,
-        progressbar: bool,
-        theme: Any,
+        self, score: bool | None, callbacks: Sequence[Callback], progressbar: bool, theme: Any
     ) -> None:
         """Step until the ensemble is done; keep what there is if the fit ends early."""
-        assert self._ensemble is not None and self._target is not None
-        score = True if score is None else bool(score)
-        callbacks = list(callbacks or [])
+        assert self._ensemble is not None
         self.state = (score, callbacks)
         losses: list[float] = []
-        first = self._ensemble.n_steps
-        status = "failed"
+        score = True if score is None else bool(score)
+        error: BaseException | None = None
         began = time.perf_counter()
         try:
-            with _progress(self._ensemble.n - first, progressbar, theme) as show:
-                while not self._ensemble.done:
-                    self._ensemble, info = self._ensemble.step(self._target)
-                    losses.append(-info.elbo)
-                    show(info, info.step - first)
-                    if callbacks:
-                        self.approx.update(self._ensemble.mixture(), self._target)
-                        for callback in callbacks:
-                            callback(self.approx, np.array(losses) if score else None, info.step)
+            self._take_steps(losses if score else None, callbacks, progressbar, theme)
             status = self._ensemble.status
         except StopIteration as stop:
             status = "stopped"
@@ -266,166 +257,91 @@ class SPH(Inference):
         except KeyboardInterrupt:
             status = "interrupted"
             logger.info("Interrupted at step %d; the fit so far is kept", self._ensemble.n_steps)
-        finally:
-            if score:
-                self.hist = np.concatenate([self.hist, losses])
-            self._conclude(status, time.perf_counter() - began)
+        except BaseException as err:
+            status, error = "failed", err
+        self._seconds += time.perf_counter() - began
+        self.hist = np.concatenate([self.hist, losses])
+        if error is None:
+            self._conclude(status)
+        else:
+            self._keep_failed(error)
+            raise error
 
-    def _conclude(self, status: str, seconds: float) -> None:
-        """Check the fluids as they are, and hand the result to the approximation."""
+    def _take_steps(
+        self,
+        losses: list[float] | None,
+        callbacks: Sequence[Callback],
+        progressbar: bool,
+        theme: Any,
+    ) -> None:
+        """Take the steps, each followed by the callbacks; minus the ELBOs go into `losses`."""
+        assert self._ensemble is not None and self._target is not None
+        first = self._ensemble.n_steps
+        with progress(self._ensemble.n - first, progressbar, theme) as show:
+            while not self._ensemble.done:
+                self._ensemble, info = self._ensemble.step(self._target)
+                if losses is not None:
+                    losses.append(-info.elbo)
+                show(info, info.step - first)
+                if callbacks:
+                    self._hand_over(None, "running")
+                    for callback in callbacks:
+                        seen = None if losses is None else np.array(losses)
+                        callback(self.approx, seen, info.step)
+
+    def _conclude(self, status: str) -> None:
+        """Check the fluids as they are, and hand the result to the approximation.
+
+        If that raises an error, the approximation still gets the fluids, but no verdict.
+        """
         assert self._ensemble is not None and self._target is not None
         began = time.perf_counter()
-        result = self._ensemble.finish(self._target, status)
-        self._seconds += seconds + time.perf_counter() - began
-        self.approx.update(result.mixture, self._target, result)
-        self.approx.hist = self.hist
-        self.approx.attrs = self._attrs()
+        try:
+            result = self._ensemble.finish(self._target, status)
+        except BaseException as err:
+            interrupted = isinstance(err, KeyboardInterrupt)
+            self._hand_over(None, "interrupted" if interrupted else "failed")
+            raise
+        self._seconds += time.perf_counter() - began
+        self._hand_over(result, status)
+        if status == "failed":  # the error on its way says enough
+            return
         grade = result.verdict.grade
-        level = logging.INFO if grade == importance.RELIABLE else logging.WARNING
-        logger.log(level, "SPH fit is %s", result.verdict)
-        if grade == importance.UNRELIABLE:
-            warnings.warn(f"SPH fit is {result.verdict}", UnreliableFitWarning, stacklevel=2)
+        if grade == importance.UNRELIABLE and result.n_steps:  # none: that is what was asked for
+            message = f"Verdict on the SPH fit: {result.verdict}"
+            warnings.warn(message, UnreliableFitWarning, stacklevel=2)
+        else:
+            level = logging.INFO if grade == importance.RELIABLE else logging.WARNING
+            logger.log(level, "Verdict on the SPH fit: %s", result.verdict)
 
-    def _attrs(self) -> dict[str, Any]:
-        """Attributes of the groups of draws."""
-        assert self._target is not None
-        result = self.approx.result
-        assert result is not None
-        return {
-            "created_at": datetime.now(UTC).isoformat(),
-            "inference_library": "pymc_sph",
-            "inference_library_version": VERSION,
-            "inference_library_settings": json.dumps(self.settings.as_dict()),
-            "sampling_time": self._seconds,
-            "compile_time": self._target.compile_time,
-            "tuning_steps": 0,
-            "n_steps": result.n_steps,
-            "n_evaluations": result.n_evaluations,
-            "n_nonfinite": result.n_nonfinite,
-            "elbo": result.elbo,
-            "log_evidence": result.log_evidence,
-            "log_evidence_se": result.log_evidence_se,
-            "pareto_k": result.pareto_k,
-            "importance_ess": result.importance_ess,
-            "r_hat": result.r_hat,
-            "status": result.status,
-            "verdict": result.verdict.grade,
-            "verdict_reason": f"{result.verdict.reason}. {result.verdict.advice}".strip(),
-        }
+    def _keep_failed(self, error: BaseException) -> None:
+        """Keep the fluids of a fit that `error` ended; nothing here may stand in its way."""
+        assert self._ensemble is not None
+        checked = False
+        if isinstance(error, Exception):
+            try:
+                self._conclude("failed")
+                checked = True
+            except Exception as second:
+                logger.info("The fit that failed could not be checked: %r", second)
+        if not checked:
+            self._hand_over(None, "failed")
+        error.add_note(
+            f"pymc-sph: the fit ended at step {self._ensemble.n_steps}. An SPH object given as "
+            "`method` keeps the fluids up to there, in its `approx`; its refine(n) goes on."
+        )
 
-
-def fit(
-    draws: int = 1000,
-    chains: int = 4,
-    *,
-    model: Any = None,
-    random_seed: Any = None,
-    n: int = 10_000,
-    start: dict[str, Any] | None = None,
-    importance: str | None = "psis",
-    callbacks: Sequence[Callback] | None = None,
-    progressbar: bool = True,
-    include_transformed: bool = False,
-    backend: str | None = None,
-    compile_kwargs: dict[str, Any] | None = None,
-    idata_kwargs: dict[str, Any] | None = None,
-    **settings: Any,
-) -> Any:
-    """Fit a model and return importance-corrected draws, a chain per independent fluid.
-
-    Parameters
-    ----------
-    draws : int
-        Draws per chain.
-    chains : int
-        Number of independent fluids, and chains of the result.
-    model, random_seed, n, start, callbacks, progressbar, backend, compile_kwargs
-        As in `SPH` and `SPH.fit`.
-    importance : {"psis", None}
-        "psis" resamples the fluids' draws by Pareto-smoothed importance weights; None returns
-        plain draws. See `FluidApproximation.sample_chains`.
-    include_transformed : bool
-        Add the group ``unconstrained_posterior``.
-    idata_kwargs : dict, optional
-        ``coords``, ``dims``, ``log_likelihood`` for the result.
-    **settings
-        Fields of `pymc_sph.Settings`, and ``threads``.
-
-    Returns
-    -------
-    InferenceData or DataTree
-        The container of the installed PyMC.
-    """
-    if importance not in ("psis", None):
-        raise SettingsError(f"importance={importance!r}: choose 'psis' or None")
-    if isinstance(draws, bool) or draws != int(draws) or draws < 1:
-        raise SettingsError(f"draws={draws!r}: give a number of draws of at least 1")
-    if "fluids" in settings:
-        raise SettingsError("fluids: pymc_sph.fit has one fluid per chain, give `chains` instead")
-    seeds = np.random.SeedSequence(_integer_seed(random_seed)).generate_state(2)
-    method = SPH(model, int(seeds[0]), start, fluids=chains, **settings)
-    approx = method.fit(
-        n,
-        callbacks=callbacks,
-        progressbar=progressbar,
-        backend=backend,
-        compile_kwargs=compile_kwargs,
-    )
-    return approx.sample_chains(
-        draws,
-        importance=importance,
-        random_seed=int(seeds[1]),
-        include_transformed=include_transformed,
-        **(idata_kwargs or {}),
-    )
-
-
-def make_settings(values: dict[str, Any]) -> Settings:
-    """Make `Settings` from keyword arguments; an error for an unknown one suggests the nearest.
-
-    Raises
-    ------
-    SettingsError
-    """
-    names = [field.name for field in dataclasses.fields(Settings)]
-    for name in values:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            hint = f" Did you mean {near[0]!r}?" if near else ""
-            raise SettingsError(
-                f"unknown setting {name!r}.{hint} The settings are {', '.join(names)}"
+    def _hand_over(self, result: Any, status: str) -> None:
+        """Give the approximation the fluids, and the result of their check if there is one."""
+        assert self._ensemble is not None and self._target is not None
+        mixture = self._ensemble.mixture() if result is None else result.mixture
+        self.approx.update(mixture, self._target, result, status=status)
+        if status != "running":
+            self.approx.hist = self.hist
+            self.approx.attrs = idata.fit_attrs(
+                result, status, self.settings, self._seconds, self._target.compile_time
             )
-    return Settings(**values)
 
 
-def _integer_seed(random_seed: Any) -> int:
-    """One integer seed from whatever PyMC accepts as a random seed."""
-    if isinstance(random_seed, np.random.RandomState):
-        return int(random_seed.randint(2**30))
-    if isinstance(random_seed, np.random.Generator):
-        return int(random_seed.integers(2**30))
-    return int(np.random.SeedSequence(random_seed).generate_state(1)[0])
-
-
-@contextmanager
-def _progress(
-    total: int, progressbar: bool, theme: Any
-) -> Iterator[Callable[[StepInfo, int], None]]:
-    """PyMC's progress bar; yields a function that shows a step, redrawing now and then."""
-    columns = [*Progress.get_default_columns(), TextColumn("{task.fields[figures]}")]
-    with CustomProgress(*columns, console=Console(theme=theme), disable=not progressbar) as bar:
-        task = bar.add_task("Fitting fluids:", total=total, figures="")
-        shown = -np.inf
-
-        def show(info: StepInfo, done: int) -> None:
-            nonlocal shown
-            now = time.perf_counter()
-            if progressbar and now - shown >= PROGRESS_SECONDS:
-                shown = now
-                figures = f"ELBO {info.elbo:,.2f}, ESS {info.ess:.2f}, T {info.temperature:.1f}"
-                bar.update(task, completed=done, figures=figures)
-
-        yield show
-        if progressbar:
-            done = bar.tasks[0].completed
-            bar.update(task, total=done, completed=done)
+def _threads(value: Any) -> int | None:
+    return None if value is None else check_integer("threads", value, 1)

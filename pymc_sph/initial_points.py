@@ -113,10 +113,28 @@ def _start_point(
             f"The starting values name unknown variables: {', '.join(unknown)}. "
             f"The free variables are {', '.join(rv.name for rv in model.free_RVs)}."
         )
-    function: Callable[[int], Point] = make_initial_point_fn(
-        model=model, overrides=dict(overrides or {}), default_strategy=strategy
-    )
+    try:
+        function: Callable[[int], Point] = make_initial_point_fn(
+            model=model, overrides=dict(overrides or {}), default_strategy=strategy
+        )
+    except (TypeError, ValueError) as err:
+        if not overrides:
+            raise
+        raise InitialPointError(_explain_overrides(model, overrides, err)) from err
     return function
+
+
+def _explain_overrides(model: Model, overrides: Mapping[str, Any], err: Exception) -> str:
+    """Say which of the starting values has the wrong shape, or is none."""
+    shapes = {name: tuple(map(int, shape)) for name, shape in model.eval_rv_shapes().items()}
+    wrong = []
+    for name, value in overrides.items():
+        if isinstance(value, str) and value not in ("prior", "support_point"):
+            wrong.append(f"{name} is {value!r}, neither a number nor 'prior' or 'support_point'")
+        elif not isinstance(value, str) and name in shapes and np.shape(value) != shapes[name]:
+            wrong.append(f"{name} has the shape {np.shape(value)} instead of {shapes[name]}")
+    reason = "; ".join(wrong) or str(err).strip().split("\n")[0]
+    return f"The starting values cannot be used: {reason}."
 
 
 def _prior_points(
@@ -142,6 +160,12 @@ def _explain(target: Target, theta: Array, point: Point) -> str:
         "Check the data and the priors of these variables (model.debug() shows more), or give a "
         "starting value with `start`, or `initval` in the model."
     )
+    outside = [target.labels[i] for i in np.flatnonzero(~np.isfinite(theta))[:10]]
+    if outside:
+        return (
+            f"The starting point has no finite value of {', '.join(outside)}: a starting value is "
+            "not finite, or lies outside of its variable's support."
+        )
     error = target.error_at(theta)
     if error is not None:
         first_line = str(error).strip().split("\n")[0]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pymc as pm
 import pymc.variational
 import pymc.variational.inference
 
+from pymc_sph.checks import shown
 from pymc_sph.inference import SPH
 
 NAME = "sph"
@@ -50,6 +52,8 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         arguments = bound.arguments
         method = arguments.get("method", "advi")
         if not (isinstance(method, str) and method.lower() == NAME):
+            if isinstance(method, SPH):
+                _warn_of_ignored(arguments)
             try:
                 return original(*args, **kwargs)
             except KeyError as error:
@@ -58,7 +62,10 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
                 raise
         if arguments.get("start_sigma") is not None:
             raise NotImplementedError("start_sigma is only available for method advi")
-        inf_kwargs = dict(arguments.pop("inf_kwargs", None) or {})
+        inf_kwargs = arguments.pop("inf_kwargs", None) or {}
+        if not isinstance(inf_kwargs, Mapping):
+            raise TypeError(f"inf_kwargs={shown(inf_kwargs)}: give a dictionary of settings")
+        inf_kwargs = dict(inf_kwargs)
         for name in ("random_seed", "start"):
             if arguments.get(name) is not None:
                 inf_kwargs[name] = arguments.pop(name)
@@ -69,3 +76,16 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
     setattr(fit, MARK, original)
     fit.__signature__ = signature  # type: ignore[attr-defined]
     return fit
+
+
+def _warn_of_ignored(arguments: Mapping[str, Any]) -> None:
+    """Warn of arguments that `pymc.fit` drops when its method is an object."""
+    ignored = [
+        name for name in ("random_seed", "start", "inf_kwargs") if arguments.get(name) is not None
+    ]
+    if ignored:
+        warnings.warn(
+            f"pm.fit ignores {', '.join(ignored)} when the method is an SPH object: "
+            "give them to SPH(...), or use method='sph'.",
+            stacklevel=3,
+        )

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
+import itertools
 import math
-import numbers
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pymc_sph.checks import SettingsError, check_integer, finite_real, shown
 from pymc_sph.fluid import resolution
 
 FULL_TENSOR_MAX_DIM = 30
 """Largest dimension with full smoothing tensors by default; they cost O(N d^2) numbers."""
 HOT = 4.0
 """Temperature of the fluids that start hot by default."""
-
-
-class SettingsError(ValueError):
-    """A setting has no meaning; the message names it and says what is allowed."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Settings:
     draws: int = 4000
 
     def __post_init__(self) -> None:
-        """Check every setting."""
+        """Check every setting, and keep it as a plain Python value."""
         for name in ("fluids", "paths", "window"):
             self._integer(name, 1)
         self._integer("cooling", 0)
@@ -98,20 +96,23 @@ class Settings:
                 raise SettingsError(
                     f"probes={self.probes}: probes come in antithetic pairs, give an even number"
                 )
-        if self.tensor not in ("auto", "full", "diagonal"):
-            raise SettingsError(f"tensor={self.tensor!r}: choose one of 'auto', 'full', 'diagonal'")
+        if not isinstance(self.tensor, str) or self.tensor not in ("auto", "full", "diagonal"):
+            raise SettingsError(
+                f"tensor={shown(self.tensor)}: choose one of 'auto', 'full', 'diagonal'"
+            )
         for name in ("dt", "trust", "tol"):
             self._real(name, above=0.0)
         for name in ("tensor_rate", "mass_rate", "frame_rate"):
             self._real(name, least=0.0, most=2.0)
         self._real("damping", above=0.0, most=1.0)
         self._real("viscosity", least=0.0, most=1.0)
-        self.temperatures()
+        self._temperature()
+
+    def _keep(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the one way to set a field of a frozen class
 
     def _integer(self, name: str, least: int) -> None:
-        value = getattr(self, name)
-        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-            raise SettingsError(f"{name}={value!r}: give an integer of at least {least}")
+        self._keep(name, check_integer(name, getattr(self, name), least))
 
     def _real(
         self,
@@ -121,42 +122,36 @@ class Settings:
         least: float = -math.inf,
         most: float = math.inf,
     ) -> None:
-        value = getattr(self, name)
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, numbers.Real)
-            or not (float(value) > above and least <= float(value) <= most)
-            or not math.isfinite(value)
-        ):
+        number = finite_real(getattr(self, name))
+        if number is None or not (number > above and least <= number <= most):
             low = f"above {above:g}" if above > least else f"of at least {least:g}"
-            high = "" if most == math.inf else f" and at most {most:g}"
-            raise SettingsError(f"{name}={value!r}: give a number {low}{high}")
+            high = " and finite" if most == math.inf else f" and at most {most:g}"
+            given = shown(getattr(self, name))
+            raise SettingsError(f"{name}={given}: give a number {low}{high}")
+        self._keep(name, number)
+
+    def _temperature(self) -> None:
+        value: Any = self.temperature
+        if isinstance(value, str) and value == "auto":
+            return
+        given = f"temperature={shown(value)}"
+        if not _is_sequence(value):
+            self._keep("temperature", _temperature(given, value))
+            return
+        values = tuple(itertools.islice(value, self.fluids + 1))  # it may be endless
+        if len(values) != self.fluids:
+            raise SettingsError(
+                f"{given}: give one number, or one for each of the {self.fluids} fluids"
+            )
+        self._keep("temperature", tuple(_temperature(given, t) for t in values))
 
     def temperatures(self) -> tuple[float, ...]:
         """Temperature of the first step of each fluid."""
-        value: Any = self.temperature
-        if isinstance(value, str):
-            if value != "auto":
-                raise SettingsError(
-                    f"temperature={value!r}: give 'auto', a number, or a number for each fluid"
-                )
+        if isinstance(self.temperature, str):
             return tuple(1.0 if i % 2 else HOT for i in range(self.fluids))
-        values = [value] * self.fluids if isinstance(value, numbers.Real) else list(value)
-        if len(values) != self.fluids:
-            raise SettingsError(
-                f"temperature={value!r}: give one number, or one for each of the "
-                f"{self.fluids} fluids"
-            )
-        for t in values:
-            if (
-                isinstance(t, bool)
-                or not isinstance(t, numbers.Real)
-                or not 1 <= float(t) < math.inf
-            ):
-                raise SettingsError(
-                    f"temperature={value!r}: temperatures are finite and at least 1"
-                )
-        return tuple(float(t) for t in values)
+        if isinstance(self.temperature, float):
+            return (self.temperature,) * self.fluids
+        return tuple(self.temperature)  # type: ignore[arg-type]
 
     def full_tensor(self, dim: int) -> bool:
         """Whether smoothing tensors are full factors in this dimension."""
@@ -170,6 +165,49 @@ class Settings:
     def as_dict(self) -> dict[str, Any]:
         """Return the settings as plain values, for JSON."""
         values = dataclasses.asdict(self)
-        if not isinstance(self.temperature, (str, numbers.Real)):
-            values["temperature"] = list(self.temperatures())
+        if isinstance(self.temperature, tuple):
+            values["temperature"] = list(self.temperature)
         return values
+
+
+def make_settings(values: Mapping[str, Any], others: Sequence[str] = ()) -> Settings:
+    """Make `Settings` from keyword arguments; an error for an unknown one suggests the nearest.
+
+    Parameters
+    ----------
+    values : mapping
+        Fields of `Settings`.
+    others : sequence of str
+        Other names that the caller takes, one of which may have been meant.
+
+    Raises
+    ------
+    SettingsError
+    """
+    names = [field.name for field in dataclasses.fields(Settings)]
+    for name in values:
+        if name not in names:
+            near = difflib.get_close_matches(name, [*names, *others], n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            raise SettingsError(
+                f"unknown setting {name!r}.{hint} The settings are {', '.join(names)}"
+            )
+    return Settings(**values)
+
+
+def _is_sequence(value: Any) -> bool:
+    """Whether `value` holds items in an order: not text, and not a scalar array."""
+    if isinstance(value, (str, bytes, bytearray, Mapping, set, frozenset)):
+        return False
+    return isinstance(value, Iterable) and getattr(value, "ndim", 1) == 1
+
+
+def _temperature(given: str, value: Any) -> float:
+    """One temperature as a float; `given` begins the error's message."""
+    number = finite_real(value)
+    if number is None or number < 1.0:
+        raise SettingsError(
+            f"{given}: give 'auto', a number, or a number for each fluid; temperatures are "
+            "finite and at least 1"
+        )
+    return number

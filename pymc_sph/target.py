@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import os
 import time
@@ -10,12 +11,14 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+import pytensor
 
 from numpy.typing import ArrayLike, NDArray
 from pymc.initial_point import make_initial_point_fn
 from pymc.model import Model
 from pytensor.compile.mode import Mode, get_mode
 
+from pymc_sph.checks import shown
 from pymc_sph.engines import Engine, LoopEngine, VectorizedEngine
 from pymc_sph.errors import BackendError
 from pymc_sph.graph import (
@@ -48,12 +51,13 @@ class Target:
     model : pymc.Model
     engine : Engine
         Compiled evaluator.
-    point : ndarray, shape (d,)
-        A first point, used to know the dimension.
     labels : list of str
         One name per coordinate, such as ``tau_log__`` or ``theta[3]``.
     random : bool
         Whether the density is random (``pm.Minibatch``).
+    options : dict
+        Arguments of `compile_target` that made the engine. It is not pickled, but compiled again
+        when it is needed.
 
     Attributes
     ----------
@@ -66,7 +70,13 @@ class Target:
     """
 
     def __init__(
-        self, model: Model, engine: Engine, *, labels: list[str], random: bool = False
+        self,
+        model: Model,
+        engine: Engine,
+        *,
+        labels: list[str],
+        random: bool = False,
+        options: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.labels = labels
@@ -74,7 +84,18 @@ class Target:
         self.compile_time = 0.0
         self.n_evaluations = 0
         self.n_failed = 0
-        self._engine = engine
+        self._compiled: Engine | None = engine
+        self._options = dict(options or {})
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the compiled functions and their threads, which belong to this process."""
+        return self.__dict__ | {"_compiled": None}
+
+    @property
+    def _engine(self) -> Engine:
+        if self._compiled is None:
+            self._compiled = compile_target(self.model, **self._options)._engine
+        return self._compiled
 
     @property
     def dim(self) -> int:
@@ -197,7 +218,18 @@ def compile_target(
     point = make_initial_point_fn(model=model)(0)
     graph = build_graph(model, point)
     compiled = _compile_engine(graph, engine, mode, threads, kwargs, ravel_point(model, point))
-    target = Target(model, compiled, labels=coordinate_labels(model, point), random=graph.random)
+    target = Target(
+        model,
+        compiled,
+        labels=coordinate_labels(model, point),
+        random=graph.random,
+        options={
+            "engine": engine,
+            "threads": threads,
+            "backend": backend,
+            "compile_kwargs": compile_kwargs,
+        },
+    )
     target.compile_time = time.perf_counter() - began
     return target
 
@@ -206,10 +238,21 @@ def _resolve_mode(
     backend: str | None, compile_kwargs: Mapping[str, Any] | None
 ) -> tuple[Mode, dict[str, Any]]:
     """Read the PyTensor mode from the two arguments that may name it."""
+    if not (compile_kwargs is None or isinstance(compile_kwargs, Mapping)):
+        raise BackendError(f"compile_kwargs={shown(compile_kwargs)}: give a dictionary.")
     kwargs = dict(compile_kwargs or {})
+    for name in kwargs:
+        if name not in inspect.signature(pytensor.function).parameters:
+            raise BackendError(f"compile_kwargs: pytensor.function takes no argument {name!r}.")
     mode = kwargs.pop("mode", None)
     if backend is None:
-        return get_mode("NUMBA" if mode is None else mode), kwargs
+        try:
+            return get_mode("NUMBA" if mode is None else mode), kwargs
+        except Exception as err:
+            raise BackendError(
+                f"compile_kwargs: mode={shown(mode)} is no PyTensor mode; "
+                "choose one such as 'NUMBA', 'CVM' or 'FAST_COMPILE'."
+            ) from err
     if mode is not None:
         raise BackendError("Give either `backend` or compile_kwargs['mode'], not both.")
     name = str(backend).lower()

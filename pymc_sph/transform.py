@@ -39,15 +39,13 @@ class Transform:
     names : tuple of str
         Variables of the result, in order.
     shapes : tuple of tuple of int
-        Shape of each variable, without the axis of the draws.
-    dtypes : tuple of dtype
+        Shape of each variable, without the axis of the draws, when this was compiled.
     dim : int
         Number of unconstrained coordinates.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
-    dtypes: tuple[np.dtype[Any], ...]
     dim: int
     function: Callable[[NDArray[np.float64]], list[NDArray[Any]]]
 
@@ -72,13 +70,13 @@ class Transform:
         if theta.ndim != 2 or theta.shape[1] != self.dim:
             raise ValueError(f"theta must have shape (n, {self.dim}), got {theta.shape}.")
         n = len(theta)
-        out = [
-            np.empty((n, *shape), dtype)
-            for shape, dtype in zip(self.shapes, self.dtypes, strict=True)
-        ]
+        first = self.function(theta[: self.block_rows])
+        # the shapes of these, not `shapes`: pm.set_data may have changed the length of some
+        out = [np.empty((n, *part.shape[1:]), part.dtype) for part in first]
         for start in range(0, n, self.block_rows):
             rows = slice(start, start + self.block_rows)
-            for whole, part in zip(out, self.function(theta[rows]), strict=True):
+            parts = self.function(theta[rows]) if start else first
+            for whole, part in zip(out, parts, strict=True):
                 whole[rows] = part
         return dict(zip(self.names, out, strict=True))
 
@@ -121,7 +119,6 @@ def compile_transform(model: Model, include_transformed: bool = False) -> Transf
     return Transform(
         names=tuple(names),
         shapes=tuple(value.shape[1:] for value in example),
-        dtypes=tuple(value.dtype for value in example),
         dim=theta.shape[1],
         function=function,
     )

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
+import json
+
+from decimal import Decimal
+from fractions import Fraction
+
+import numpy as np
 import pytest
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from pymc_sph import Settings, SettingsError
-from pymc_sph.inference import make_settings
+from pymc_sph.seeds import integer_seed
+from pymc_sph.settings import make_settings
 
 
 @pytest.mark.parametrize(
@@ -36,9 +48,77 @@ def test_bad_values(name, values):
             Settings(**{name: value})
 
 
+NONSENSE = [
+    -1, 10**400, 10**5000, -(10**400), Fraction(10**400), True, False, np.True_, 1j,
+    np.complex128(1), float("nan"), np.nan, float("inf"), Decimal(1), "", "four", b"four",
+    [], [1.0], ["a"] * 4, (True,) * 4, (1j,) * 4, {"a": 1}, {1, 2, 3, 4}, np.zeros(0),
+    np.array(2), np.ones(3), np.array(["auto", "full"]), np.ones((4, 4)), object(), print, int,
+]  # fmt: skip
+
+
+@given(
+    st.sampled_from([field.name for field in dataclasses.fields(Settings)]),
+    st.sampled_from(NONSENSE)
+    | st.integers(max_value=-1)
+    | st.integers(min_value=10**309)
+    | st.floats(max_value=-1e-9)
+    | st.text(max_size=3)
+    | st.complex_numbers(),
+)
+def test_nonsense_is_a_short_error_that_names_the_setting_and_a_remedy(name, value):
+    with pytest.raises(SettingsError) as caught:
+        Settings(**{name: value})
+    message = str(caught.value)
+    assert message.startswith(f"{name}=")
+    assert ": give " in message or ": choose " in message
+    assert "\n" not in message and len(message) < 250
+
+
+def test_none_is_nonsense_but_where_it_stands_for_the_default():
+    for field in dataclasses.fields(Settings):
+        if field.name in ("particles", "probes"):
+            Settings(**{field.name: None})
+        else:
+            with pytest.raises(SettingsError, match=f"^{field.name}=None: (give|choose) "):
+                Settings(**{field.name: None})
+
+
+def test_endless_temperatures():
+    with pytest.raises(SettingsError, match="4 fluids"):
+        Settings(temperature=itertools.count(1))
+
+
+def test_values_are_kept_as_plain_ones():
+    given = Settings(
+        fluids=np.int64(2), particles=np.uint8(9), dt=Fraction(1, 2), tol=np.float32(0.5),
+        temperature=(t for t in np.array([2, 1])),
+    )  # fmt: skip
+    plain = Settings(fluids=2, particles=9, dt=0.5, tol=0.5, temperature=[2.0, 1.0])
+    assert given == plain and given.temperatures() == (2.0, 1.0)
+    assert json.dumps(given.as_dict()) == json.dumps(plain.as_dict())
+
+
+@pytest.mark.parametrize("seed", ["1", b"1", True, -1, 1.5, [1, -2], object(), 1j])
+def test_bad_seeds(seed):
+    with pytest.raises(SettingsError, match=r"random_seed=.*: give None"):
+        integer_seed(seed)
+
+
+def test_seeds():
+    assert integer_seed(3) == integer_seed(np.int64(3)) == integer_seed([3]) != integer_seed(4)
+    assert integer_seed(np.random.SeedSequence(3)) == integer_seed(3)
+    assert integer_seed(None) != integer_seed(None)  # by chance equal once in 2^32
+    for new in (np.random.default_rng, np.random.RandomState):
+        assert integer_seed(new(3)) == integer_seed(new(3)) != integer_seed(new(4))
+        stream = new(3)
+        assert integer_seed(stream) != integer_seed(stream)
+
+
 def test_unknown_setting_suggests_the_nearest():
     with pytest.raises(SettingsError, match=r"'particels'\. Did you mean 'particles'"):
         make_settings({"particels": 10})
+    with pytest.raises(SettingsError, match=r"Did you mean 'random_seed'"):
+        make_settings({"random_seeds": 1}, ["random_seed"])
 
 
 def test_defaults_follow_the_dimension():

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
 
-from pathlib import Path
 from unittest import mock
 
 import numpy as np
@@ -14,8 +12,6 @@ import pytest
 from fluids import banana, brute_log_rho, factors, gaussian, random_fluid
 from hypothesis import given
 from hypothesis import strategies as st
-
-import pymc_sph
 
 from pymc_sph.fluid import equation_of_state, frame, interpolation, resolution
 from pymc_sph.fluid import step as step_module
@@ -300,17 +296,3 @@ def test_a_minority_off_its_place_is_moved_though_the_rest_is_at_rest():
         noise = draw_noise(np.random.default_rng([2, t]), 64, 2)
         moved, _ = step(moved, noise, target, Rates(frame=0.0))
     np.testing.assert_allclose(moved.z, modes, atol=0.02)
-
-
-def test_the_engine_knows_neither_pymc_nor_global_randomness():
-    package = Path(pymc_sph.__file__).parent
-    engine = ["ensemble", "mixture", "start", "importance", "settings"]
-    files = [*package.glob("fluid/*.py"), *(package / f"{name}.py" for name in engine)]
-    assert len(files) > 12
-    for file in files:
-        for node in ast.walk(ast.parse(file.read_text())):
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                names = [a.name for a in node.names] + [getattr(node, "module", None) or ""]
-                assert not any(n.startswith(("pymc.", "pytensor")) or n == "pymc" for n in names)
-            if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "np.random":
-                assert node.attr in ("default_rng", "Generator"), f"{file}: np.random.{node.attr}"

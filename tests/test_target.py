@@ -1,4 +1,4 @@
-"""Target and transforms against PyMC's own scalar functions, and the errors of bad models."""
+"""The target against PyMC's own scalar functions, and the errors of bad models."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ import pymc as pm
 import pytensor.tensor as pt
 import pytest
 
-from pymc.blocking import DictToArrayBijection, RaveledVars
 from pytensor.graph.basic import Apply
 from pytensor.graph.op import Op
+from small_models import as_point, constrained, eight_schools, gaussian_process
 
 from pymc_sph import (
     BackendError,
@@ -19,54 +19,12 @@ from pymc_sph import (
     NoFreeVariablesError,
     compile_target,
 )
-from pymc_sph.transform import compile_transform
-
-
-def eight_schools():
-    with pm.Model(coords={"school": list("ABCDEFGH")}) as model:
-        mu = pm.Normal("mu", 0, 5)
-        tau = pm.HalfCauchy("tau", 5)
-        z = pm.Normal("z", 0, 1, dims="school")
-        theta = pm.Deterministic("theta", mu + tau * z, dims="school")
-        error = pm.Data("error", [15.0, 10, 16, 11, 9, 11, 10, 18], dims="school")
-        effect = [28.0, 8, -3, 7, -1, 1, 18, 12]
-        pm.Normal("y", theta, error, observed=effect, dims="school")
-    return model
-
-
-def constrained():
-    """Simplex, ordered, interval with a random bound, a potential, and a constant."""
-    with pm.Model() as model:
-        pm.Dirichlet("p", np.ones(3))
-        ordered = pm.distributions.transforms.Ordered()
-        pm.Normal("o", 0, 1, shape=3, transform=ordered, initval=[-1, 0, 1])
-        low = pm.Normal("low", 0, 1)
-        pm.Uniform("u", low, low + 2)
-        pm.Potential("bound", -(low**2))
-        pm.Deterministic("constant", pt.as_tensor(np.arange(2.0)))
-        pm.Normal("y", [0.0, 1.0, 2.0], 1, observed=[0.1, np.nan, 0.3])
-    return model
-
-
-def gaussian_process():
-    x = np.linspace(0, 1, 6)
-    with pm.Model() as model:
-        scale = pm.HalfNormal("scale", 1)
-        cov = scale**2 * np.exp(-0.5 * (x[:, None] - x) ** 2) + 0.1 * np.eye(6)
-        pm.MvNormal("y", np.zeros(6), chol=pt.linalg.cholesky(cov), observed=np.sin(x))
-    return model
 
 
 @pytest.fixture(scope="module")
 def schools():
     model = eight_schools()
     return model, compile_target(model)
-
-
-def as_point(model, theta):
-    """One row of theta as PyMC's dictionary of value variables."""
-    info = DictToArrayBijection.map(model.initial_point()).point_map_info
-    return DictToArrayBijection.rmap(RaveledVars(theta, info))
 
 
 @pytest.mark.filterwarnings("ignore:Data in y contains missing values")
@@ -216,27 +174,3 @@ def test_no_gradient_names_the_op():
 def test_unknown_backend(schools):
     with pytest.raises(BackendError, match=r"'cuda'.*numba"):
         compile_target(schools[0], backend="cuda")
-
-
-# --- transforms
-
-
-@pytest.mark.filterwarnings("ignore:Data in y contains missing values")
-@pytest.mark.parametrize("build", [eight_schools, constrained])
-def test_transform_is_pymcs_row_by_row(build, monkeypatch):
-    from pymc_sph import transform as module
-
-    model = build()
-    monkeypatch.setattr(module, "BLOCK_ELEMENTS", 50)  # several blocks
-    transform = compile_transform(model, include_transformed=True)
-    theta = np.random.default_rng(4).standard_normal((20, transform.dim))
-    out = transform(theta)
-    scalar = model.compile_fn(model.unobserved_value_vars, mode="FAST_COMPILE")
-    for k, row in enumerate(theta):
-        values = scalar(as_point(model, row))
-        for var, value in zip(model.unobserved_value_vars, values, strict=True):
-            np.testing.assert_allclose(out[var.name][k], value, rtol=1e-10, atol=1e-12)
-    if "p" in out:
-        np.testing.assert_allclose(out["p"].sum(axis=1), 1)
-        assert (np.diff(out["o"], axis=1) > 0).all()
-        assert ((out["u"] > out["low"]) & (out["u"] < out["low"] + 2)).all()

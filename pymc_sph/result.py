@@ -1,0 +1,78 @@
+"""What a fit hands out: the figures of a step, and the finished result."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pymc_sph.importance import Verdict
+from pymc_sph.mixture import FluidMixture
+
+
+@dataclass(frozen=True)
+class StepInfo:
+    """What one step of the ensemble saw; fluids that have stopped count with their last figures.
+
+    Attributes
+    ----------
+    step : int
+        Steps taken, this one included.
+    elbo, ess : float
+        Best fluid's ELBO (nats) and its relative importance ESS, over the probes of the step.
+    temperature : float
+        Highest temperature of the step.
+    elbos : (F,)
+        ELBO of every fluid, nats.
+    n_evaluations, n_nonfinite : int
+        Gradients spent so far, the start included; probes set aside so far.
+    """
+
+    step: int
+    elbo: float
+    ess: float
+    temperature: float
+    elbos: np.ndarray
+    n_evaluations: int
+    n_nonfinite: int
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """A finished fit.
+
+    Attributes
+    ----------
+    mixture : FluidMixture
+        The approximation q.
+    elbo : float
+        ELBO of q, nats.
+    fluid_elbo : (F,)
+        ELBO of each fluid alone, nats.
+    log_evidence, log_evidence_se : float
+        Log evidence by Pareto-smoothed importance sampling from q, and its standard error, nats.
+    pareto_k, importance_ess : float
+        Pareto k of the weights of draws from q, and relative ESS of the smoothed weights.
+    r_hat : float
+        Worst r_hat over the fluids that carry mass, in unconstrained space.
+    status : str
+        "converged", "max_steps", "interrupted" or "non_finite".
+    n_steps, n_evaluations, n_nonfinite : int
+        Steps, gradients, and probes and draws where log p was not finite.
+    verdict : Verdict
+        How far to trust it.
+    """
+
+    mixture: FluidMixture
+    elbo: float
+    fluid_elbo: np.ndarray
+    log_evidence: float
+    log_evidence_se: float
+    pareto_k: float
+    importance_ess: float
+    r_hat: float
+    status: str
+    n_steps: int
+    n_evaluations: int
+    n_nonfinite: int
+    verdict: Verdict
