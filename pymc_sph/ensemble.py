@@ -13,15 +13,16 @@ from typing import Any
 
 import numpy as np
 
-from pymc_sph import importance
+from pymc_sph import confluence, importance
 from pymc_sph.checks import check_integer
+from pymc_sph.confluence import Confluence, Witness
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid import simulate
 from pymc_sph.fluid.schedule import Plan, Schedule
 from pymc_sph.fluid.simulate import Simulation
 from pymc_sph.fluid.state import new_fluid
 from pymc_sph.fluid.step import LogDensity, Observation, Rates
-from pymc_sph.mixture import FluidMixture, fit_shares
+from pymc_sph.mixture import FluidMixture
 from pymc_sph.result import FitResult, StepInfo
 from pymc_sph.seeds import integer_seed
 from pymc_sph.settings import Settings, make_settings
@@ -29,9 +30,7 @@ from pymc_sph.start import Gaussian, find_starts
 
 HALVINGS = 3
 """Halvings of the step sizes without progress after which a fluid has converged."""
-NEGLIGIBLE = 1e-3
-"""Share of q below which a fluid is said not to agree with the others."""
-CHECK, START, POSITIONS = 1, 2, 3
+CHECK, START, POSITIONS, MEETING, TOGETHER = 1, 2, 3, 4, 5
 """Keys that keep the random streams of a fit apart."""
 
 
@@ -57,6 +56,10 @@ class Ensemble:
         Largest number of steps.
     n_evaluations, n_nonfinite : int
         Gradients spent; probes set aside.
+    witness : Witness, optional
+        What the fluids witnessed, once they have met.
+    together : Confluence, optional
+        The fluids after they have met; `simulations` keeps them as they were.
     """
 
     simulations: tuple[Simulation, ...]
@@ -66,6 +69,8 @@ class Ensemble:
     n: int
     n_evaluations: int
     n_nonfinite: int
+    witness: Witness | None = None
+    together: Confluence | None = None
 
     @classmethod
     def start(
@@ -105,24 +110,30 @@ class Ensemble:
 
     @property
     def n_steps(self) -> int:
-        """Steps taken by the fluid that has gone furthest."""
-        return max(s.schedule.step for s in self.simulations)
+        """Steps taken: by the fluid that went furthest, and together."""
+        common = self.together.schedule.step if self.together is not None else 0
+        return max(s.schedule.step for s in self.simulations) + common
 
     @property
     def done(self) -> bool:
-        """Whether every fluid has stopped, or `n` steps are taken."""
-        return self.n_steps >= self.n or not any(s.running for s in self.simulations)
+        """Whether the fluids have met and stopped, or `n` steps are taken."""
+        stopped = self.together is not None and not self.together.running
+        return self.n_steps >= self.n or stopped
 
     @property
     def status(self) -> str:
         """Status of the fluids: the least finished one's, but "non_finite" only if all are."""
         statuses = {s.schedule.status for s in self.simulations}
+        if self.together is not None:
+            statuses.add(self.together.schedule.status)
         if scheduling.RUNNING in statuses:
             return scheduling.MAX_STEPS if self.n_steps >= self.n else scheduling.RUNNING
         return scheduling.CONVERGED if scheduling.CONVERGED in statuses else scheduling.NON_FINITE
 
     def step(self, target: LogDensity) -> tuple[Ensemble, StepInfo]:
-        """Take one step with every fluid that still runs."""
+        """Take one step with every fluid that still runs, or with all of them together."""
+        if self.together is not None:
+            return self._step_together(self.together, target)
         simulations, last = list(self.simulations), list(self.last)
         spent, nonfinite, hottest = self.n_evaluations, self.n_nonfinite, 1.0
         for i, sim in enumerate(simulations):
@@ -141,13 +152,48 @@ class Ensemble:
         )
         elbos = np.array([seen.elbo for seen in last])
         best = int(np.argmax(elbos))
+        if not any(s.running for s in simulations):
+            after = after._meet(target)
         info = StepInfo(
-            after.n_steps, float(elbos[best]), last[best].ess, hottest, elbos, spent, nonfinite
+            after.n_steps, float(elbos[best]), last[best].ess, hottest, elbos,
+            after.n_evaluations, nonfinite,
+        )  # fmt: skip
+        return after, info
+
+    def _step_together(self, together: Confluence, target: LogDensity) -> tuple[Ensemble, StepInfo]:
+        moved, seen, elbos = confluence.advance(together, target)
+        after = dataclasses.replace(
+            self,
+            together=moved,
+            n_evaluations=self.n_evaluations + together.cost,
+            n_nonfinite=self.n_nonfinite + seen.n_nonfinite,
+        )
+        info = StepInfo(
+            after.n_steps, seen.elbo, seen.ess, 1.0, elbos, after.n_evaluations, after.n_nonfinite
         )
         return after, info
 
+    def _meet(self, target: LogDensity) -> Ensemble:
+        """Let the fluids meet: fit their shares, and keep what they witness."""
+        rng = np.random.default_rng([self.seed, MEETING, self.n_steps])
+        n_fluids = len(self.simulations)
+        n = max(50, self.settings.draws // (2 * n_fluids))
+        mixture, witness, divergence = confluence.meet(self.mixture(), target, n, rng)
+        flat = divergence < self.settings.tol or n_fluids == 1
+        seed = (self.seed, TOGETHER)
+        return dataclasses.replace(
+            self,
+            witness=witness,
+            together=confluence.join(mixture, self.simulations[0], seed, flat=flat),
+            n_evaluations=self.n_evaluations + n * n_fluids,
+        )
+
     def extend(self, n: int) -> Ensemble:
         """Allow n more steps, and let fluids that had stopped go on at their last step sizes."""
+        if self.together is not None:
+            return dataclasses.replace(
+                self, together=confluence.reopen(self.together), n=self.n_steps + n
+            )
         simulations = tuple(
             dataclasses.replace(s, schedule=scheduling.reopen(s.plan, s.schedule))
             for s in self.simulations
@@ -155,12 +201,14 @@ class Ensemble:
         return dataclasses.replace(self, simulations=simulations, n=self.n_steps + n)
 
     def mixture(self) -> FluidMixture:
-        """Return the fluids as they are, with equal shares."""
+        """Return the fluids as they are; with equal shares as long as they have not met."""
+        if self.together is not None:
+            return self.together.mixture
         n = len(self.simulations)
         return FluidMixture(tuple(s.fluid for s in self.simulations), np.full(n, -np.log(n)))
 
     def finish(self, target: LogDensity, status: str | None = None) -> FitResult:
-        """Fit the shares of the fluids, and check q against the target with fresh draws.
+        """Let the fluids meet if they have not, and check q against the target with fresh draws.
 
         Parameters
         ----------
@@ -169,57 +217,42 @@ class Ensemble:
         status : str, optional
             Overrides the status, as "interrupted" does.
         """
+        status = status or self.status
+        met = self if self.witness is not None else self._meet(target)
+        assert met.witness is not None
+        mixture = met.mixture()
         rng = np.random.default_rng([self.seed, CHECK, self.n_steps])
-        mixture, theta, fluid_elbo = self._pool(target, rng)
         draws = mixture.sample(self.settings.draws, rng).theta
         logp, _ = target(draws)
         log_w = np.where(np.isfinite(logp), logp, -np.inf) - mixture.log_density(draws)
         finite = np.isfinite(log_w)
         smoothed, k = importance.psis(log_w)
-        carrying = np.exp(mixture.log_weights) > NEGLIGIBLE
         found = importance.Evidence(
             ess=importance.relative_ess(smoothed),
             pareto_k=k,
             shift=importance.importance_shift(draws, smoothed),
-            r_hat=importance.r_hat(theta[carrying]),
-            n_agreeing=int(carrying.sum()),
+            r_hat=met.witness.r_hat,
+            n_agreeing=met.witness.n_agreeing,
             n_fluids=len(self.simulations),
             nonfinite=1 - float(finite.mean()),
-            status=status or self.status,
+            status=status,
         )
         evidence, error = importance.log_evidence(log_w, smoothed)
         return FitResult(
             mixture=mixture,
             elbo=float(log_w[finite].mean()) if finite.any() else -np.inf,
-            fluid_elbo=fluid_elbo,
+            fluid_elbo=met.witness.fluid_elbo,
             log_evidence=evidence,
             log_evidence_se=error,
             pareto_k=k,
             importance_ess=found.ess,
             r_hat=found.r_hat,
-            status=found.status,
+            status=status,
             n_steps=self.n_steps,
-            n_evaluations=self.n_evaluations + theta[..., 0].size + len(draws),
+            n_evaluations=met.n_evaluations + len(draws),
             n_nonfinite=self.n_nonfinite + int((~finite).sum()),
             verdict=importance.judge(found),
         )
-
-    def _pool(
-        self, target: LogDensity, rng: np.random.Generator
-    ) -> tuple[FluidMixture, np.ndarray, np.ndarray]:
-        """Mixture with fitted shares, draws (F, n, d) of each fluid, and each fluid's ELBO."""
-        equal = self.mixture()
-        n_fluids = len(equal.fluids)
-        n = max(50, self.settings.draws // (2 * n_fluids))
-        theta = np.stack([equal.sample(n, rng, fluid=i).theta for i in range(n_fluids)])
-        flat = theta.reshape(n_fluids * n, -1)
-        logp = target(flat)[0].reshape(n_fluids, n)
-        log_q = np.stack([equal.log_density(flat, i).reshape(n_fluids, n) for i in range(n_fluids)])
-        own = logp - log_q[np.arange(n_fluids), np.arange(n_fluids)]
-        elbo = np.array(
-            [x[np.isfinite(x)].mean() if np.isfinite(x).any() else -np.inf for x in own]
-        )
-        return FluidMixture(equal.fluids, fit_shares(logp, log_q)), theta, elbo
 
 
 def choose(starts: list[Gaussian], n_fluids: int) -> list[Gaussian]:

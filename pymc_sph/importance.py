@@ -161,9 +161,9 @@ class Evidence:
     shift : float
         See `importance_shift`.
     r_hat : float
-        Worst r_hat over the fluids that carry mass.
+        Worst r_hat over the agreeing fluids, before they met.
     n_agreeing, n_fluids : int
-        Fluids that carry mass in the pooled q; all fluids.
+        Fluids that carry mass in the pooled q or come to the best one's ELBO; all fluids.
     nonfinite : float
         Share of the draws where log p is not finite.
     status : str

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from scipy.special import logsumexp
 
-from pymc_sph.fluid.density import log_density, pick
+from pymc_sph.fluid import kernels
+from pymc_sph.fluid.density import density, log_density, pick
 from pymc_sph.fluid.state import Fluid, log_det_frame, to_frame, to_unconstrained
 
 
@@ -108,6 +110,32 @@ def displaced(fluid: Fluid, own: np.ndarray, e: np.ndarray) -> np.ndarray:
         rows = own == i
         out[rows] = e[rows] @ fluid.A[i].T
     return out
+
+
+def pooled_field(mixture: FluidMixture) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return the function theta (n, d) -> (log q (n,), its gradient (n, d)), unconstrained space.
+
+    What does not depend on theta, inverse frames and tensors, is computed once.
+    """
+    shares = np.exp(mixture.log_weights)
+    parts = [
+        (f, np.linalg.inv(f.L), kernels.inverse(f.A), log_share - log_det_frame(f))
+        for f, share, log_share in zip(mixture.fluids, shares, mixture.log_weights, strict=True)
+        if share > 0
+    ]
+
+    def field(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        log_parts, grads = [], []
+        for fluid, L_inv, A_inv, constant in parts:
+            own = density(fluid, (theta - fluid.mu) @ L_inv.T, A_inv)
+            log_parts.append(own.log_rho + constant)
+            grads.append(own.grad @ L_inv)
+        log_q = logsumexp(log_parts, axis=0)
+        weights = np.exp(np.stack(log_parts) - log_q)
+        grad = sum(w[:, None] * g for w, g in zip(weights, grads, strict=True))
+        return log_q, np.asarray(grad)
+
+    return field
 
 
 def fit_shares(logp: np.ndarray, log_q: np.ndarray, n_steps: int = 200) -> np.ndarray:

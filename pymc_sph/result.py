@@ -48,13 +48,13 @@ class FitResult:
     elbo : float
         ELBO of q, nats.
     fluid_elbo : (F,)
-        ELBO of each fluid alone, nats.
+        ELBO of each fluid alone, before they met, nats.
     log_evidence, log_evidence_se : float
         Log evidence by Pareto-smoothed importance sampling from q, and its standard error, nats.
     pareto_k, importance_ess : float
         Pareto k of the weights of draws from q, and relative ESS of the smoothed weights.
     r_hat : float
-        Worst r_hat over the fluids that carry mass, in unconstrained space.
+        Worst r_hat over the agreeing fluids before they met, in unconstrained space.
     status : str
         "converged", "max_steps", "interrupted" or "non_finite".
     n_steps, n_evaluations, n_nonfinite : int

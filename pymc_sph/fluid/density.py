@@ -48,10 +48,13 @@ def blocks(fluid: Fluid, n_probes: int) -> list[slice]:
     return [slice(i, i + size) for i in range(0, n_probes, size)]
 
 
-def density(fluid: Fluid, y: Array) -> Density:
-    """Density, its gradient and the responsibilities at probes y (K, d) of the frame."""
+def density(fluid: Fluid, y: Array, A_inv: Array = None) -> Density:
+    """Density, its gradient and the responsibilities at probes y (K, d) of the frame.
+
+    `A_inv` are the inverse smoothing tensors, where the caller has them.
+    """
     xp = namespace(y)
-    A_inv = kernels.inverse(fluid.A)
+    A_inv = kernels.inverse(fluid.A) if A_inv is None else A_inv
     parts = [_density_block(fluid, A_inv, y[block]) for block in blocks(fluid, len(y))]
     if len(parts) == 1:
         return parts[0]

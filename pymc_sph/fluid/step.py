@@ -30,6 +30,10 @@ LogDensity = Callable[[Array], tuple[Array, Array]]
 """theta (K, d) -> (log density (K,), its gradient (K, d)), in unconstrained space."""
 
 
+Field = Callable[[Array], tuple[Array, Array]]
+"""theta (K, d) -> (log density of q (K,), its gradient (K, d)), in unconstrained space."""
+
+
 @dataclass(frozen=True)
 class Rates:
     """What one step is taken with; see `pymc_sph.settings.Settings`.
@@ -79,7 +83,11 @@ class Observation:
 
 
 def step(
-    fluid: Fluid, noise: ProbeNoise, target: LogDensity, rates: Rates
+    fluid: Fluid,
+    noise: ProbeNoise,
+    target: LogDensity,
+    rates: Rates,
+    around: Field | None = None,
 ) -> tuple[Fluid, Observation]:
     """Advance a fluid by one step.
 
@@ -93,6 +101,9 @@ def step(
         Log density and gradient of a batch, in unconstrained space; entries may be non-finite.
     rates : Rates
         Temperature and step sizes.
+    around : callable, optional
+        Log density and gradient of the mixture that the fluid is part of, in unconstrained space:
+        its gas then fills the potential and the pressure. By default the fluid is alone.
 
     Returns
     -------
@@ -103,17 +114,22 @@ def step(
     """
     xp = namespace(fluid.z)
     y, own = draw_probes(fluid, noise)
-    logp, grad = target(to_unconstrained(fluid, y))
+    theta = to_unconstrained(fluid, y)
+    logp, grad = target(theta)
     field = density(fluid, y)
+    log_rho, grad_log_rho = field.log_rho, field.grad
+    if around is not None:  # from here on in the frame, as the fluid's own
+        log_rho, grad_log_rho = around(theta)
+        log_rho, grad_log_rho = log_rho + log_det_frame(fluid), grad_log_rho @ fluid.L
     finite = xp.isfinite(logp) & xp.all(xp.isfinite(grad), axis=1)
-    seen = observe(logp - field.log_rho + log_det_frame(fluid), finite)
+    seen = observe(logp - log_rho + log_det_frame(fluid), finite)
     if not xp.any(finite):
         return fluid, seen
     if not xp.all(finite):  # such probes weigh nothing, and their values are never touched
         y, own, logp, grad = y[finite], own[finite], logp[finite], grad[finite]
-        field = field.at(finite)
-    phi = equation_of_state.potential(logp, field.log_rho, rates.temperature)
-    r = equation_of_state.acceleration(grad @ fluid.L, field.grad, rates.temperature)
+        log_rho, grad_log_rho, field = log_rho[finite], grad_log_rho[finite], field.at(finite)
+    phi = equation_of_state.potential(logp, log_rho, rates.temperature)
+    r = equation_of_state.acceleration(grad @ fluid.L, grad_log_rho, rates.temperature)
     phi, r = mass.clip_potential(phi), forces.clip_acceleration(r, field.grad)
     moved = move(fluid, field, y, own, phi, r, rates, noise.e[: resolution.LOOKS])
     # a step beyond the range of floating point is not taken: one broken fluid would spoil them all

@@ -1,0 +1,210 @@
+"""Where the fluids meet: their shares in the pooled q, what they witness, and steps together.
+
+Until they meet, the fluids know nothing of each other, so that their agreement says something.
+Then they flow on for a while in one density: each particle's potential and acceleration are those
+of the pooled q. Where several fluids found the same, their particles share it out among them, and
+holes between them close; where they found different modes, the modes keep their fluids, and the
+shares go to where the density says.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from scipy.special import logsumexp
+
+from pymc_sph import importance
+from pymc_sph.fluid import schedule as scheduling
+from pymc_sph.fluid.density import draw_noise
+from pymc_sph.fluid.schedule import Plan, Schedule
+from pymc_sph.fluid.simulate import Simulation
+from pymc_sph.fluid.step import LogDensity, Observation, step
+from pymc_sph.mixture import FluidMixture, fit_shares, pooled_field
+
+NEGLIGIBLE = 1e-3
+"""Share of q below which a fluid rests."""
+CLOSE = 0.5
+"""Nats below the best fluid's ELBO within which a fluid agrees with it, whatever its share."""
+HALVINGS = 3
+"""Halvings of the step sizes after which the fluids stop; they start at the first."""
+
+
+@dataclass(frozen=True)
+class Witness:
+    """What the fluids have in common before they meet: the evidence for their agreement.
+
+    Attributes
+    ----------
+    fluid_elbo : (F,)
+        ELBO of each fluid alone, nats.
+    r_hat : float
+        Worst r_hat over the agreeing fluids, in unconstrained space; NaN for one fluid.
+    n_agreeing : int
+        Fluids that carry mass in the pooled q, or come to the same ELBO as the best one.
+    """
+
+    fluid_elbo: np.ndarray
+    r_hat: float
+    n_agreeing: int
+
+
+@dataclass(frozen=True)
+class Confluence:
+    """Fluids that have met.
+
+    Attributes
+    ----------
+    mixture : FluidMixture
+        The fluids with their shares.
+    plan, schedule : Plan, Schedule
+        Step sizes and stopping rule, as of a single fluid; the ELBO is the pooled one.
+    n_probes : int
+        Probes per step and fluid.
+    seed : tuple of int
+        Seed of the noise; step and fluid are added to it.
+    """
+
+    mixture: FluidMixture
+    plan: Plan
+    schedule: Schedule
+    n_probes: int
+    seed: tuple[int, ...]
+
+    @property
+    def running(self) -> bool:
+        """Whether the stopping rule lets them go on."""
+        return self.schedule.status == scheduling.RUNNING
+
+    @property
+    def carrying(self) -> np.ndarray:
+        """Fluids, by number, that carry mass and take part."""
+        return np.flatnonzero(np.exp(self.mixture.log_weights) > NEGLIGIBLE)
+
+    @property
+    def cost(self) -> int:
+        """Evaluations of the target per step."""
+        return self.n_probes * len(self.carrying)
+
+
+def meet(
+    mixture: FluidMixture, target: LogDensity, n: int, rng: np.random.Generator
+) -> tuple[FluidMixture, Witness, float]:
+    """Fit the shares of the fluids, from n draws of each.
+
+    Returns
+    -------
+    mixture : FluidMixture
+        The fluids with the shares that maximise the pooled ELBO.
+    witness : Witness
+        What they witness.
+    divergence : float
+        Half the variance of log p - log q under q, which estimates KL(q || p), nats; infinite
+        where no draw is finite.
+    """
+    n_fluids = len(mixture.fluids)
+    theta = np.stack([mixture.sample(n, rng, fluid=i).theta for i in range(n_fluids)])
+    flat = theta.reshape(n_fluids * n, -1)
+    logp = target(flat)[0].reshape(n_fluids, n)
+    log_q = np.stack([mixture.log_density(flat, i).reshape(n_fluids, n) for i in range(n_fluids)])
+    own = logp - log_q[np.arange(n_fluids), np.arange(n_fluids)]
+    elbo = np.array([x[np.isfinite(x)].mean() if np.isfinite(x).any() else -np.inf for x in own])
+    log_shares = fit_shares(logp, log_q)
+    # one that others make superfluous agrees with them as well
+    agreeing = (np.exp(log_shares) > NEGLIGIBLE) | (elbo > elbo.max() - CLOSE)
+    witness = Witness(elbo, importance.r_hat(theta[agreeing]), int(agreeing.sum()))
+    log_w = logp - logsumexp(log_q + log_shares[:, None, None], axis=0)
+    weight = np.where(np.isfinite(log_w), np.exp(log_shares)[:, None], 0.0)
+    divergence = np.inf
+    if weight.any():
+        log_w = np.where(weight > 0, log_w, 0.0)
+        mean = np.average(log_w, weights=weight)
+        divergence = 0.5 * float(np.average((log_w - mean) ** 2, weights=weight))
+    return FluidMixture(mixture.fluids, log_shares), witness, divergence
+
+
+def join(
+    mixture: FluidMixture, run: Simulation, seed: tuple[int, ...], *, flat: bool
+) -> Confluence:
+    """Fluids that have met, with the plan and the probes of one of them.
+
+    Parameters
+    ----------
+    mixture : FluidMixture
+        The fluids with their shares, as `meet` returns them.
+    run : Simulation
+        One of the fluids under way, for its plan and number of probes.
+    seed : tuple of int
+        Seed of the noise.
+    flat : bool
+        Whether q is as good as asked for already: then no steps are taken.
+    """
+    # the frames rest: they differ, and their fluids have converged
+    plan = dataclasses.replace(
+        run.plan,
+        temperature=1.0,
+        cooling=0,
+        window=max(1, run.plan.window // 2),
+        halvings=HALVINGS,
+        rates=dataclasses.replace(run.plan.rates, temperature=1.0, frame=0.0),
+    )
+    status = scheduling.CONVERGED if flat else scheduling.RUNNING
+    return Confluence(mixture, plan, Schedule(level=1, status=status), run.n_probes, seed)
+
+
+def advance(together: Confluence, target: LogDensity) -> tuple[Confluence, Observation, np.ndarray]:
+    """Take one step of every fluid that carries mass, in the density of all of them.
+
+    Returns
+    -------
+    together : Confluence
+        The fluids after the step.
+    observation : Observation
+        What the probes of all fluids saw of the pooled q before it.
+    elbos : (F,)
+        Mean of log p - log q (pooled) under each fluid, nats; NaN for a fluid that rests.
+    """
+    mixture = together.mixture
+    field = pooled_field(mixture)
+    rates = scheduling.rates(together.plan, together.schedule)
+    fluids = list(mixture.fluids)
+    shares = np.exp(mixture.log_weights)
+    seen: dict[int, Observation] = {}
+    for i in together.carrying:
+        rng = np.random.default_rng([*together.seed, int(i), together.schedule.step])
+        noise = draw_noise(rng, together.n_probes, mixture.dim)
+        fluids[i], seen[i] = step(fluids[i], noise, target, rates, around=field)
+    elbos = np.full(len(fluids), np.nan)
+    elbos[list(seen)] = [o.elbo for o in seen.values()]
+    pooled = _pool(seen, shares)
+    log_shares = mixture.log_weights.copy()
+    for i, o in seen.items():
+        if np.isfinite(o.elbo):
+            log_shares[i] += np.clip(rates.mass * (o.elbo - pooled.elbo), -1.0, 1.0)
+    after = FluidMixture(tuple(fluids), log_shares - logsumexp(log_shares))
+    schedule = scheduling.advance(together.plan, together.schedule, pooled, together.cost)
+    return dataclasses.replace(together, mixture=after, schedule=schedule), pooled, elbos
+
+
+def reopen(together: Confluence) -> Confluence:
+    """Let fluids that had stopped go on together, at their last step sizes."""
+    schedule = scheduling.reopen(together.plan, together.schedule)
+    return dataclasses.replace(together, schedule=schedule)
+
+
+def _pool(seen: dict[int, Observation], shares: np.ndarray) -> Observation:
+    """Observation of the mixture, from those of its fluids."""
+    n_nonfinite = sum(o.n_nonfinite for o in seen.values())
+    finite = [i for i, o in seen.items() if np.isfinite(o.elbo)]
+    if not finite:
+        return Observation(-np.inf, np.inf, 0.0, n_nonfinite)
+    weight = shares[finite] / shares[finite].sum()
+    elbo, variance, ess = np.array(
+        [[seen[i].elbo, seen[i].variance, seen[i].ess] for i in finite]
+    ).T
+    mean = float(weight @ elbo)
+    between = float(weight @ (elbo - mean) ** 2)
+    return Observation(mean, float(weight @ variance) + between, float(weight @ ess), n_nonfinite)
