@@ -124,8 +124,10 @@ class Ensemble:
     def status(self) -> str:
         """Status of the fluids: the least finished one's, but "non_finite" only if all are."""
         statuses = {s.schedule.status for s in self.simulations}
+        if not statuses & {scheduling.RUNNING, scheduling.CONVERGED}:
+            return scheduling.NON_FINITE
         if self.together is not None:
-            statuses.add(self.together.schedule.status)
+            statuses = {self.together.schedule.status}
         if scheduling.RUNNING in statuses:
             return scheduling.MAX_STEPS if self.n_steps >= self.n else scheduling.RUNNING
         return scheduling.CONVERGED if scheduling.CONVERGED in statuses else scheduling.NON_FINITE
@@ -179,7 +181,8 @@ class Ensemble:
         n_fluids = len(self.simulations)
         n = max(50, self.settings.draws // (2 * n_fluids))
         mixture, witness, divergence = confluence.meet(self.mixture(), target, n, rng)
-        flat = divergence < self.settings.tol or n_fluids == 1
+        lost = self.status == scheduling.NON_FINITE
+        flat = divergence < self.settings.tol or n_fluids == 1 or lost
         seed = (self.seed, TOGETHER)
         return dataclasses.replace(
             self,
