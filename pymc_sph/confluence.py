@@ -20,8 +20,10 @@ from scipy.special import logsumexp
 from pymc_sph import importance
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid.density import draw_noise
+from pymc_sph.fluid.mass import settle
 from pymc_sph.fluid.schedule import Plan, Schedule
 from pymc_sph.fluid.simulate import Simulation
+from pymc_sph.fluid.state import Fluid, to_frame
 from pymc_sph.fluid.step import LogDensity, Observation, step
 from pymc_sph.mixture import FluidMixture, fit_shares, pooled_field
 
@@ -93,7 +95,7 @@ class Confluence:
 def meet(
     mixture: FluidMixture, target: LogDensity, n: int, rng: np.random.Generator
 ) -> tuple[FluidMixture, Witness, float]:
-    """Fit the shares of the fluids, from n draws of each.
+    """Let the masses of each fluid settle, and fit their shares, from n draws of each.
 
     Returns
     -------
@@ -109,6 +111,8 @@ def meet(
     theta = np.stack([mixture.sample(n, rng, fluid=i).theta for i in range(n_fluids)])
     flat = theta.reshape(n_fluids * n, -1)
     logp = target(flat)[0].reshape(n_fluids, n)
+    settled = [_settle(f, *part) for f, *part in zip(mixture.fluids, theta, logp, strict=True)]
+    mixture = FluidMixture(tuple(settled), mixture.log_weights)
     log_q = np.stack([mixture.log_density(flat, i).reshape(n_fluids, n) for i in range(n_fluids)])
     own = logp - log_q[np.arange(n_fluids), np.arange(n_fluids)]
     elbo = np.array([x[np.isfinite(x)].mean() if np.isfinite(x).any() else -np.inf for x in own])
@@ -124,6 +128,13 @@ def meet(
         mean = np.average(log_w, weights=weight)
         divergence = 0.5 * float(np.average((log_w - mean) ** 2, weights=weight))
     return FluidMixture(mixture.fluids, log_shares), witness, divergence
+
+
+def _settle(fluid: Fluid, theta: np.ndarray, logp: np.ndarray) -> Fluid:
+    finite = np.isfinite(logp)
+    if not finite.any():
+        return fluid
+    return settle(fluid, to_frame(fluid, theta[finite]), logp[finite])
 
 
 def join(

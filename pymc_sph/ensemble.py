@@ -8,21 +8,25 @@ from __future__ import annotations
 
 import dataclasses
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from scipy.special import logsumexp, softmax
+
 from pymc_sph import confluence, importance
 from pymc_sph.checks import check_integer
 from pymc_sph.confluence import Confluence, Witness
+from pymc_sph.exploration import apart, distance, explore, near
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid import simulate
 from pymc_sph.fluid.schedule import Plan, Schedule
 from pymc_sph.fluid.simulate import Simulation
-from pymc_sph.fluid.state import new_fluid
+from pymc_sph.fluid.state import pour
 from pymc_sph.fluid.step import LogDensity, Observation, Rates
-from pymc_sph.mixture import FluidMixture
+from pymc_sph.mixture import FluidMixture, apportion
 from pymc_sph.result import FitResult, StepInfo
 from pymc_sph.seeds import integer_seed
 from pymc_sph.settings import Settings, make_settings
@@ -30,7 +34,7 @@ from pymc_sph.start import Gaussian, find_starts
 
 HALVINGS = 3
 """Halvings of the step sizes without progress after which a fluid has converged."""
-CHECK, START, POSITIONS, MEETING, TOGETHER = 1, 2, 3, 4, 5
+CHECK, START, POSITIONS, MEETING, TOGETHER, EXPLORE = 1, 2, 3, 4, 5, 6
 """Keys that keep the random streams of a fit apart."""
 
 
@@ -101,11 +105,13 @@ class Ensemble:
                 f"none of the {len(points)} starting points led to a region where the log density "
                 "is finite; give other points (`start`), or check the model's support"
             )
+        found = explore(target, starts, settings.probe_temperature(), (seed, EXPLORE))
         simulations = tuple(
-            _place(start, i, settings, seed, n)
-            for i, start in enumerate(choose(starts, settings.fluids))
+            _place(start, found.modes, i, settings, seed, n)
+            for i, start in enumerate(choose([*starts, *found.modes], settings.fluids))
         )
         unseen = Observation(-np.inf, np.inf, 0.0, 0)
+        spent += found.n_evaluations
         return cls(simulations, (unseen,) * len(simulations), settings, seed, n, spent, 0)
 
     @property
@@ -261,38 +267,40 @@ class Ensemble:
 def choose(starts: list[Gaussian], n_fluids: int) -> list[Gaussian]:
     """One start per fluid, from starts sorted by ELBO: places apart first, then the best others.
 
-    Several paths that ended in one mode must not crowd out the path that found another. A start
-    further below the best than a fluid can be expected to climb (10 nats and one per dimension)
-    is left out: it would spend a fluid on a mode that carries no mass.
+    Several paths that ended in one mode must not crowd out the path that found another.
     """
-    best = starts[0]
-    near = [s for s in starts if s.elbo > best.elbo - 10.0 - len(best.mu)]
-    apart: list[Gaussian] = []
-    for start in near:
-        if all(distance(start, other) > 1.0 for other in apart):
-            apart.append(start)
-    taken = {id(start) for start in apart}
-    ordered = [*apart, *(start for start in near if id(start) not in taken)]
+    first = apart(starts)
+    taken = {id(start) for start in first}
+    ordered = [*first, *(start for start in near(starts) if id(start) not in taken)]
     return [ordered[i % len(ordered)] for i in range(n_fluids)]
 
 
-def distance(one: Gaussian, other: Gaussian) -> float:
-    """Squared Mahalanobis distance of two Gaussians' means over d, by the wider of the two."""
-    gap = one.mu - other.mu
-    squares = [np.sum(np.linalg.solve(g.L, gap) ** 2) for g in (one, other)]
-    return float(min(squares)) / len(gap)
+def _place(
+    start: Gaussian, modes: Sequence[Gaussian], i: int, settings: Settings, seed: int, n: int
+) -> Simulation:
+    """Fluid i at rest at its start and, with full tensors, at all other modes; with its schedule.
 
-
-def _place(start: Gaussian, i: int, settings: Settings, seed: int, n: int) -> Simulation:
-    """Fluid i at rest at its start, with its schedule."""
+    A diagonal tensor takes its shape from the frame, and a frame fits one mode.
+    """
     d = len(start.mu)
-    particles, probes = settings.sizes(d)
-    z = np.random.default_rng([seed, POSITIONS, i]).standard_normal((particles, d))
-    fluid = new_fluid(start.mu, start.L, z, full=settings.full_tensor(d))
+    full = settings.full_tensor(d)
+    places = [start]
+    if full:
+        places += [mode for mode in modes if distance(mode, start) > 1.0]
+    particles, probes = settings.sizes(d, len(places))
+    places = places[:particles]
+    rng = np.random.default_rng([seed, POSITIONS, i])
+    log_share = np.array([place.elbo for place in places])
+    counts = apportion(softmax(0.5 * log_share), particles - len(places)) + 1
+    fluid = pour(
+        [(p.mu, p.L, rng.standard_normal((c, d))) for p, c in zip(places, counts, strict=True)],
+        log_share - logsumexp(log_share),
+        full=full,
+    )
     temperature = settings.temperatures()[i]
     plan = Plan(
         temperature=temperature,
-        cooling=min(settings.cooling, n // 2) if temperature > 1 else 0,
+        cooling=min(settings.cooling, n // 2),
         window=settings.window,
         halvings=HALVINGS,
         tol=settings.tol,

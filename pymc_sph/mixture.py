@@ -166,3 +166,11 @@ def fit_shares(logp: np.ndarray, log_q: np.ndarray, n_steps: int = 200) -> np.nd
         log_w = log_w + np.where(finite.any(axis=1), 0.5 * phi, 0.0)
         log_w = np.maximum(log_w - logsumexp(log_w), -1e3)
     return log_w - logsumexp(log_w)
+
+
+def apportion(shares: np.ndarray, n: int) -> np.ndarray:
+    """Whole numbers that sum to n, in proportion to the shares (largest remainders)."""
+    exact = shares / shares.sum() * n
+    counts = np.floor(exact).astype(int)
+    counts[np.argsort(counts - exact)[: n - counts.sum()]] += 1
+    return counts

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from pymc_sph.importance import psis
-from pymc_sph.mixture import FluidMixture
+from pymc_sph.mixture import FluidMixture, apportion
 
 POOL = 5
 """Candidates per corrected draw: with fewer, resampling repeats many of them."""
@@ -93,14 +93,6 @@ def _draw_parts(
     parts = [mixture.sample(int(n), rng, fluid=i) for i, n in enumerate(counts)]
     theta, fluid, particle = zip(*((p.theta, p.fluid, p.particle) for p in parts), strict=True)
     return np.concatenate(theta), np.concatenate(fluid), np.concatenate(particle)
-
-
-def apportion(shares: np.ndarray, n: int) -> np.ndarray:
-    """Whole numbers that sum to n, in proportion to the shares (largest remainders)."""
-    exact = shares / shares.sum() * n
-    counts = np.floor(exact).astype(int)
-    counts[np.argsort(counts - exact)[: n - counts.sum()]] += 1
-    return counts
 
 
 def systematic(weights: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:

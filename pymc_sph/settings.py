@@ -7,17 +7,22 @@ import difflib
 import itertools
 import math
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from pymc_sph.checks import SettingsError, check_integer, finite_real, shown
 from pymc_sph.fluid import resolution
+from pymc_sph.fluid.schedule import Temperature
 
 FULL_TENSOR_MAX_DIM = 30
 """Largest dimension with full smoothing tensors by default; they cost O(N d^2) numbers."""
 HOT = 4.0
 """Temperature of the fluids that start hot by default."""
+PROBE = 1024.0
+"""Highest temperature of the probes for more modes by default: 32 sds of a mode away."""
+PER_MODE = 2
+"""Least number of particles per mode by default."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +39,11 @@ class Settings:
         Probes per step and fluid, K, an even number. Chosen from the dimension by default.
     tensor : {"auto", "full", "diagonal"}
         Smoothing tensor of a particle; "auto" is full up to 30 dimensions.
-    temperature : float, sequence of float, or "auto"
+    temperature : float, sequence of float, callable, or "auto"
         Temperature c^2 at the first step, one for all fluids or one each; it falls geometrically
-        to 1. "auto" starts every other fluid at 4, the rest at 1.
+        to 1. A callable gives the temperature at each step, counted from 0, and should come to 1.
+        The highest of them is also that of the probes that look for more modes before the fluids
+        start. "auto" starts every other fluid at 4, the rest at 1, and probes at 1,024.
     cooling : int
         Steps until the temperature is 1 (half of `n` if that is less).
     dt : float
@@ -68,7 +75,7 @@ class Settings:
     particles: int | None = None
     probes: int | None = None
     tensor: str = "auto"
-    temperature: float | Sequence[float] | str = "auto"
+    temperature: float | Sequence[float] | Callable[[int], float] | str = "auto"
     cooling: int = 30
     dt: float = 1.0
     damping: float = 0.5
@@ -135,6 +142,9 @@ class Settings:
         if isinstance(value, str) and value == "auto":
             return
         given = f"temperature={shown(value)}"
+        if callable(value):
+            _temperature(f"temperature(0)={shown(value(0))}", value(0))
+            return
         if not _is_sequence(value):
             self._keep("temperature", _temperature(given, value))
             return
@@ -145,21 +155,26 @@ class Settings:
             )
         self._keep("temperature", tuple(_temperature(given, t) for t in values))
 
-    def temperatures(self) -> tuple[float, ...]:
-        """Temperature of the first step of each fluid."""
-        if isinstance(self.temperature, str):
+    def temperatures(self) -> tuple[Temperature, ...]:
+        """Temperature of the first step of each fluid, or of every step."""
+        value: Any = self.temperature
+        if isinstance(value, str):
             return tuple(1.0 if i % 2 else HOT for i in range(self.fluids))
-        if isinstance(self.temperature, float):
-            return (self.temperature,) * self.fluids
-        return tuple(self.temperature)  # type: ignore[arg-type]
+        return value if isinstance(value, tuple) else (value,) * self.fluids
+
+    def probe_temperature(self) -> float:
+        """Temperature of the probes that look for more modes; 1 for none."""
+        if isinstance(self.temperature, str):
+            return PROBE
+        return max(t(0) if callable(t) else t for t in self.temperatures())
 
     def full_tensor(self, dim: int) -> bool:
         """Whether smoothing tensors are full factors in this dimension."""
         return dim <= FULL_TENSOR_MAX_DIM if self.tensor == "auto" else self.tensor == "full"
 
-    def sizes(self, dim: int) -> tuple[int, int]:
-        """Particles and probes of each fluid in this dimension."""
-        particles = self.particles or resolution.default_particles(dim)
+    def sizes(self, dim: int, modes: int = 1) -> tuple[int, int]:
+        """Particles and probes of each fluid in this dimension, with this many modes to hold."""
+        particles = self.particles or max(resolution.default_particles(dim), PER_MODE * modes)
         return particles, self.probes or resolution.default_probes(dim, particles)
 
     def as_dict(self) -> dict[str, Any]:
@@ -167,6 +182,8 @@ class Settings:
         values = dataclasses.asdict(self)
         if isinstance(self.temperature, tuple):
             values["temperature"] = list(self.temperature)
+        elif callable(self.temperature):
+            values["temperature"] = shown(self.temperature)
         return values
 
 
@@ -207,7 +224,7 @@ def _temperature(given: str, value: Any) -> float:
     number = finite_real(value)
     if number is None or number < 1.0:
         raise SettingsError(
-            f"{given}: give 'auto', a number, or a number for each fluid; temperatures are "
-            "finite and at least 1"
+            f"{given}: give 'auto', a number, a number for each fluid, or a function of "
+            "the step; temperatures are finite and at least 1"
         )
     return number

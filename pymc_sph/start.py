@@ -78,8 +78,13 @@ def find_starts(
     return sorted(starts, key=lambda start: -start.elbo), spent
 
 
-def lbfgs_path(target: LogDensity, point: np.ndarray) -> tuple[np.ndarray, int]:
-    """Run SciPy's L-BFGS from a point: its iterates (T, d), and the gradients spent."""
+def lbfgs_path(
+    target: LogDensity, point: np.ndarray, tolerance: float = 2.2e-9
+) -> tuple[np.ndarray, int]:
+    """Run SciPy's L-BFGS from a point: its iterates (T, d), and the gradients spent.
+
+    It ends when a step raises the log density by less than `tolerance`, relative to its size.
+    """
     path = [np.array(point)]
     count = 0
 
@@ -101,7 +106,7 @@ def lbfgs_path(target: LogDensity, point: np.ndarray) -> tuple[np.ndarray, int]:
         jac=True,
         method="L-BFGS-B",
         callback=keep,
-        options={"maxiter": 200, "maxfun": 400, "maxcor": 20},
+        options={"maxiter": 200, "maxfun": 400, "maxcor": 20, "ftol": tolerance},
     )
     return np.stack(path), count
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from pymc_sph.fluid.state import Array, namespace
+import dataclasses
+
+from pymc_sph.fluid import kernels
+from pymc_sph.fluid.interpolation import interpolate, smoothing_weights
+from pymc_sph.fluid.state import Array, Fluid, namespace
 
 MASS_FLOOR = 1e-6
 """Least mass of a particle, in units of the mean mass 1 / N."""
+SETTLING = (0.5, 12)
+"""Rate and number of the exchanges of `settle`: what was off ends at 1 / 4,096 of it."""
 
 
 def clip_potential(phi: Array, width: float = 20.0) -> Array:
@@ -32,3 +38,38 @@ def exchange(log_m: Array, excess: Array, rate: float, bound: float = 1.0) -> Ar
     """
     xp = namespace(log_m)
     return normalise(log_m + xp.clip(rate * excess, -bound, bound))
+
+
+def settle(fluid: Fluid, y: Array, logp: Array) -> Fluid:
+    """Let the masses come to rest, all else as it is.
+
+    A fluid stops when its ELBO has, and there the masses of two modes may still be some percent
+    off: that hardly costs anything. The same probes serve every exchange, as neither they nor the
+    kernels change.
+
+    Parameters
+    ----------
+    fluid : Fluid
+        The fluid; a full tensor's kernels need memory for (N, K, d) numbers.
+    y : (K, d)
+        Probes from its density, in the frame.
+    logp : (K,)
+        Finite log density of the target there, up to a constant.
+    """
+    xp = namespace(y)
+    log_kernel = kernels.log_kernel(fluid.A, kernels.inverse(fluid.A), fluid.z, y)
+
+    def log_rho(log_m: Array) -> tuple[Array, Array]:
+        part = log_m[:, None] + log_kernel
+        top = xp.max(part, axis=0)
+        return part, top + xp.log(xp.sum(xp.exp(part - top), axis=0))
+
+    part, total = log_rho(fluid.log_m)
+    weights = smoothing_weights(fluid, xp.exp(part - total))
+    log_m = fluid.log_m
+    rate, times = SETTLING
+    for _ in range(times):
+        phi = clip_potential(logp - total)
+        log_m = exchange(log_m, interpolate(weights, phi - xp.mean(phi)), rate)
+        total = log_rho(log_m)[1]
+    return dataclasses.replace(fluid, log_m=log_m)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from pymc_sph.fluid.step import Observation, Rates
@@ -22,14 +23,18 @@ STALL = 50
 """Steps in a row without one finite probe after which a fluid is given up."""
 
 
+Temperature = float | Callable[[int], float]
+"""The first temperature of a geometric cooling, or the temperature as a function of the step."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """The fixed part of a schedule.
 
     Attributes
     ----------
-    temperature : float
-        Temperature of the first step.
+    temperature : float or callable
+        Temperature of the first step, or a function that gives the one of each step.
     cooling : int
         Steps until the temperature is 1.
     window : int
@@ -42,7 +47,7 @@ class Plan:
         Rates at full step size.
     """
 
-    temperature: float
+    temperature: Temperature
     cooling: int
     window: int
     halvings: int
@@ -82,6 +87,8 @@ class Schedule:
 
 def temperature(plan: Plan, step: int) -> float:
     """Temperature of a step."""
+    if callable(plan.temperature):
+        return max(1.0, float(plan.temperature(step)))
     if step >= plan.cooling:
         return 1.0
     return plan.temperature ** (1.0 - step / plan.cooling)
@@ -108,7 +115,7 @@ def advance(plan: Plan, schedule: Schedule, seen: Observation, n_probes: int) ->
         barren = schedule.barren + 1
         status = NON_FINITE if barren >= STALL else RUNNING
         return dataclasses.replace(after, barren=barren, status=status)
-    if schedule.step < plan.cooling:
+    if temperature(plan, schedule.step) > 1:
         return dataclasses.replace(after, barren=0)
     after = dataclasses.replace(
         after,

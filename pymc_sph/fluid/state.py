@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from dataclasses import dataclass
@@ -111,3 +112,32 @@ def new_fluid(mu: Array, L: Array, z: Array, *, full: bool) -> Fluid:
     z = (z - xp.mean(z, axis=0)) * math.sqrt(max(1.0 - s**2, 0.0))
     A = xp.broadcast_to(xp.eye(d) * s, (n, d, d)) if full else xp.full((n, d), s)
     return Fluid(z, xp.zeros_like(z), A, xp.full(n, -math.log(n)), mu, L)
+
+
+def pour(parts: list[tuple[Array, Array, Array]], log_shares: Array, *, full: bool) -> Fluid:
+    """Return one fluid at rest, its density close to a mixture of Gaussians.
+
+    Parameters
+    ----------
+    parts : list of (mu, L, z)
+        Mean (d,), factor (d, d) of the covariance, and standard normal numbers (n, d) for n
+        particles, as for `new_fluid`. The first part gives the frame.
+    log_shares : (len(parts),)
+        Log shares of the parts; they sum to 1.
+    full : bool
+        Full smoothing tensors; diagonal ones take one part only.
+    """
+    fluids = [new_fluid(mu, L, z, full=full) for mu, L, z in parts]
+    first = fluids[0]
+    if len(fluids) == 1:
+        return first
+    xp = namespace(first.z)
+    turns = [xp.linalg.solve(first.L, f.L) for f in fluids]
+    z = [to_frame(first, to_unconstrained(f, f.z)) for f in fluids]
+    return dataclasses.replace(
+        first,
+        z=xp.concat(z),
+        u=xp.concat([f.u for f in fluids]),
+        A=xp.concat([turn @ f.A for turn, f in zip(turns, fluids, strict=True)]),
+        log_m=xp.concat([f.log_m + s for f, s in zip(fluids, log_shares, strict=True)]),
+    )

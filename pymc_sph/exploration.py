@@ -1,0 +1,226 @@
+"""Hot probes of the space: paths from far out, to find modes that the start did not come near.
+
+Points are drawn around the modes known so far as if the posterior were heated: from Gaussians whose
+covariance is T times a mode's, at several temperatures T. L-BFGS cools each point down to a mode.
+Paths go out in rounds. If the first round finds one mode only, it is the last; otherwise rounds
+go on until there are enough, and the second half of all paths has found nothing new.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from pymc_sph.fluid.step import LogDensity
+from pymc_sph.start import ELBO_DRAWS, Gaussian, fit_gaussians, lbfgs_path
+
+ROUND = 32
+"""Paths per round."""
+ROUNDS = 300
+"""Largest number of rounds."""
+DEPTH = 10.0
+"""A mode further below the best one, in nats of the ELBO, carries no mass: e^-10 = 5e-5."""
+CARRYING = 7.0
+"""A mode no further below the best one makes it worth looking for more: e^-7 = 1e-3."""
+BUDGET = (50_000, 500)
+"""Gradients, and gradients per dimension, after which no further round begins."""
+BARRIER = 2.0
+"""Depth of a valley between two modes, in nats."""
+LOOKS = 16
+"""Points of a line that are looked at for a valley."""
+LADDER = (1.0, 0.8, 0.6, 0.4)
+"""Temperatures of the probes, as powers of the highest one."""
+
+
+@dataclass(frozen=True)
+class Exploration:
+    """What was found.
+
+    Attributes
+    ----------
+    modes : tuple of Gaussian
+        A Gaussian for each mode that may carry mass, the best first.
+    unseen : float
+        Estimated chance that one more path would have found a new mode (Good and Turing); 0 if
+        no path went out.
+    n_evaluations : int
+        Gradients spent.
+
+    References
+    ----------
+    Good (1953). The population frequencies of species and the estimation of population parameters.
+    Biometrika 40.
+    """
+
+    modes: tuple[Gaussian, ...]
+    unseen: float
+    n_evaluations: int
+
+
+def explore(
+    target: LogDensity, starts: list[Gaussian], temperature: float, seed: tuple[int, ...]
+) -> Exploration:
+    """Find modes by paths from hot probes.
+
+    Parameters
+    ----------
+    target : callable
+        Log density and gradient of a batch, in unconstrained space.
+    starts : list of Gaussian
+        What the start's own paths found, best first; at least one.
+    temperature : float
+        Highest temperature of the probes; at 1 no path goes out.
+    seed : tuple of int
+        Seed of the probes.
+    """
+    modes, spent = separate(target, starts)
+    if temperature <= 1:
+        return Exploration(tuple(modes), 0.0, spent)
+    rng = np.random.default_rng(seed)
+    half = rng.standard_normal((ELBO_DRAWS // 2, len(modes[0].mu)))
+    noise = np.concatenate([half, -half])
+    hits = [0] * len(modes)
+    latest = 0
+    for done in range(1, ROUNDS + 1):
+        for point in hot_probes(modes, temperature, rng):
+            mode, used = follow(target, point, modes, noise)
+            spent += used
+            if mode is None:
+                continue
+            if mode == len(hits):
+                hits.append(0)
+                latest = done
+            hits[mode] += 1
+        settled = done >= max(2 * latest, least_rounds(modes))
+        if settled or spent > BUDGET[0] + BUDGET[1] * len(modes[0].mu):
+            break
+    unseen = hits.count(1) / max(sum(hits), 1)
+    best = max(mode.elbo for mode in modes)
+    kept = sorted((m for m in modes if m.elbo > best - DEPTH), key=lambda mode: -mode.elbo)
+    return Exploration(tuple(kept), unseen, spent)
+
+
+def least_rounds(modes: list[Gaussian]) -> int:
+    """Return the number of rounds worth making: one if nothing speaks for several modes.
+
+    A narrow mode is found by paths that set out close to it, within its Apollonius sphere against
+    a wider one: ever fewer do as the dimension grows.
+    """
+    best = max(mode.elbo for mode in modes)
+    several = sum(mode.elbo > best - CARRYING for mode in modes) > 1
+    d = len(modes[0].mu)
+    return min(ROUNDS, max(12, 5 * d * d // 2)) if several else 1
+
+
+def hot_probes(modes: list[Gaussian], temperature: float, rng: np.random.Generator) -> np.ndarray:
+    """Points (ROUND, d) to set out from.
+
+    They lie around the modes in turn, at the temperatures of the ladder in turn. Where several
+    modes are known, every other point comes from the normal distribution that has their mean and
+    covariance: more of them are likely to lie where these do.
+    """
+    d = len(modes[0].mu)
+    e = rng.standard_normal((ROUND, d))
+    index = rng.integers(len(modes), size=ROUND)
+    spread = np.sqrt(temperature ** np.resize(LADDER, ROUND))
+    around = [modes[i].mu + s * (modes[i].L @ x) for i, s, x in zip(index, spread, e, strict=True)]
+    if len(modes) > 1:
+        places = np.stack([mode.mu for mode in modes])
+        weights = rng.standard_normal((ROUND, len(modes))) / np.sqrt(len(modes) - 1)
+        among = places.mean(axis=0) + weights @ (places - places.mean(axis=0))
+        own = np.stack([modes[i].L @ x for i, x in zip(index, e, strict=True)])
+        around[1::2] = (among + own)[1::2]
+    return np.stack(around)
+
+
+def follow(
+    target: LogDensity, point: np.ndarray, modes: list[Gaussian], noise: np.ndarray
+) -> tuple[int | None, int]:
+    """Follow one path to its mode, and add the mode to `modes` if it is new.
+
+    Returns
+    -------
+    mode : int or None
+        Its number; None if the path came to no place that may carry mass.
+    n_evaluations : int
+        Gradients spent.
+    """
+    logp, grad = target(point[None])
+    if not (np.isfinite(logp[0]) and np.isfinite(grad).all()):
+        return None, 1
+    path, spent = lbfgs_path(target, point, tolerance=1e-6)
+    end = path[-1]
+    known, used = known_mode(target, end, modes)
+    spent += used + 1
+    if known is not None:
+        return known, spent
+    gaussians, used = fit_gaussians(target, end[None], noise)
+    best = max(modes, key=lambda mode: mode.elbo)
+    found = max(gaussians, key=lambda g: g.elbo, default=None)
+    if found is None or not found.elbo > best.elbo - DEPTH:
+        return None, spent + used
+    modes.append(found)
+    return len(modes) - 1, spent + used
+
+
+def known_mode(
+    target: LogDensity, point: np.ndarray, modes: list[Gaussian]
+) -> tuple[int | None, int]:
+    """Return the number of the mode that the end of a path belongs to, and the gradients spent.
+
+    That is one whose Gaussian has the point well inside, or one that no barrier parts from it: on
+    the straight line between them, log p falls nowhere far below the lower end. So the end of an
+    unfinished path, a plateau or a funnel's neck are no modes of their own.
+    """
+    squares = np.array([np.mean(np.linalg.solve(m.L, point - m.mu) ** 2) for m in modes])
+    nearest = np.argsort(squares)
+    if squares[nearest[0]] < 0.5:
+        return int(nearest[0]), 0
+    share = np.linspace(0.0, 1.0, LOOKS)[:, None]
+    for count, i in enumerate(nearest, 1):
+        logp, _ = target(modes[i].mu + share * (point - modes[i].mu))
+        if logp.min() > min(logp[0], logp[-1]) - BARRIER:  # false where one is not finite
+            return int(i), count * LOOKS
+    return None, len(modes) * LOOKS
+
+
+def separate(target: LogDensity, starts: list[Gaussian]) -> tuple[list[Gaussian], int]:
+    """Return starts in modes of their own, best first, and the gradients spent."""
+    modes: list[Gaussian] = []
+    spent = 0
+    for start in apart(starts):
+        if modes:
+            known, used = known_mode(target, start.mu, modes)
+            spent += used
+            if known is not None:
+                continue
+        modes.append(start)
+    return modes, spent
+
+
+def near(starts: list[Gaussian]) -> list[Gaussian]:
+    """Return the starts, best first, without those too far below the best one in ELBO.
+
+    That is further than a fluid can be expected to climb, 10 nats and one per dimension: such a
+    start would spend a fluid on a mode that carries no mass.
+    """
+    best = max(start.elbo for start in starts)
+    kept = [s for s in starts if s.elbo > best - DEPTH - len(s.mu)]
+    return sorted(kept, key=lambda start: -start.elbo)
+
+
+def apart(starts: list[Gaussian]) -> list[Gaussian]:
+    """Return the starts, best first, without those in the same place as a better one."""
+    out: list[Gaussian] = []
+    for start in near(starts):
+        if all(distance(start, other) > 1.0 for other in out):
+            out.append(start)
+    return out
+
+
+def distance(one: Gaussian, other: Gaussian) -> float:
+    """Squared Mahalanobis distance of two Gaussians' means over d, by the wider of the two."""
+    gap = one.mu - other.mu
+    squares = [np.sum(np.linalg.solve(g.L, gap) ** 2) for g in (one, other)]
+    return float(min(squares)) / len(gap)
