@@ -40,7 +40,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     import pymc_sph  # noqa: F401  (registers the method)
 
     began = time.perf_counter()
-    print("Fitting the eight schools with pm.fit(method='sph') ...", flush=True)
+    print("Fitting the eight schools with pm.fit(method='sph').", flush=True)
+    print("The first run compiles the model, for some 20 seconds ...", flush=True)
     with eight_schools():
         approx = pm.fit(method="sph", random_seed=options.seed)
         idata = approx.sample(4000, random_seed=options.seed)

@@ -128,7 +128,13 @@ def build_graph(model: Model, point: Point) -> LogpGraph:
     logp = _share_large_constants(logp.astype("float64"))
     try:
         grad = pt.grad(logp, x)
-    except (NotImplementedError, NullTypeGradError, DisconnectedInputError) as err:
+    except DisconnectedInputError:
+        raise GradientError(
+            "The log density does not depend on the free variables "
+            f"{', '.join(rv.name for rv in model.free_RVs)}: their priors are flat, and nothing "
+            "observed depends on them, so there is no posterior. Give them proper priors."
+        ) from None
+    except (NotImplementedError, NullTypeGradError) as err:
         raise GradientError(
             f"The log density of the model has no gradient because of {_culprits(logp, x)}: {err}\n"
             "pymc-sph needs the gradient for now: give the Op a `pullback` (`grad`) method, or "

@@ -99,7 +99,8 @@ class FluidGroup(EmpiricalGroup):
     def _new_initial(self, size: Any, deterministic: Any, more_replacements: Any = None) -> Any:
         """Draws (size, d) of q; the mean of q where `deterministic`."""
         size = pt.as_tensor(1 if size is None else size)
-        center = pt.repeat(self.mean[None], size, axis=0)
+        dtype = self.symbolic_initial.dtype  # PyTensor's floatX
+        center = pt.repeat(self.mean[None], size, axis=0).astype(dtype)
         if not isinstance(deterministic, pt.TensorVariable) and deterministic:
             return center
         p = self.params_dict
@@ -111,6 +112,7 @@ class FluidGroup(EmpiricalGroup):
         else:
             offset = tensors * noise
         draws = p["histogram"][index] + self._moved(offset, p["fluid"][index])
+        draws = draws.astype(dtype)
         if isinstance(deterministic, pt.TensorVariable):
             return pt.switch(deterministic, center, draws)
         return draws

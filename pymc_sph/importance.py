@@ -102,10 +102,10 @@ def importance_shift(theta: np.ndarray, log_weights: np.ndarray) -> float:
         Normalised log weights, as `psis` returns them.
     """
     w = np.exp(log_weights)
-    sd = theta.std(axis=0)
-    mean = w @ theta
-    new_sd = np.sqrt(w @ (theta - mean) ** 2)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):  # the draws of a fluid that flies off may overflow
+        sd = theta.std(axis=0)
+        mean = w @ theta
+        new_sd = np.sqrt(w @ (theta - mean) ** 2)
         shifts = np.concatenate(
             [np.abs(mean - theta.mean(axis=0)) / sd, np.abs(np.log(new_sd / sd))]
         )
@@ -117,11 +117,12 @@ def r_hat(theta: np.ndarray) -> float:
     n_fluids, n, _ = theta.shape
     if n_fluids < 2:
         return float("nan")
-    within = theta.var(axis=1, ddof=1).mean(axis=0)
-    between = theta.mean(axis=1).var(axis=0, ddof=1)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):  # as in `importance_shift`
+        within = theta.var(axis=1, ddof=1).mean(axis=0)
+        between = theta.mean(axis=1).var(axis=0, ddof=1)
         value = np.sqrt((n - 1) / n + between / within)
-    return float(np.nanmax(np.where(within > 0, value, np.nan)))
+    value = value[(within > 0) & ~np.isnan(value)]
+    return float(value.max()) if len(value) else float("nan")
 
 
 @dataclass(frozen=True)
@@ -146,6 +147,15 @@ class Verdict:
     def __str__(self) -> str:
         """Return the verdict in one line."""
         return f"{self.grade}: {self.reason}." + (f" {self.advice}" if self.advice else "")
+
+
+NOISY = Verdict(
+    UNRELIABLE,
+    "the model draws minibatches, so log p is a noisy estimate, and neither evidence nor weights "
+    "can check the fit",
+    "Compare with a fit of the whole data, or of a part of it.",
+)
+"""Verdict on a model with ``pm.Minibatch``."""
 
 
 @dataclass(frozen=True)

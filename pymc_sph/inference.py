@@ -303,6 +303,8 @@ class SPH(Inference):
             self._hand_over(None, "interrupted" if interrupted else "failed")
             raise
         self._seconds += time.perf_counter() - began
+        if self._target.random:
+            result = dataclasses.replace(result, verdict=importance.NOISY)
         self._hand_over(result, status)
         if status == "failed":  # the error on its way says enough
             return

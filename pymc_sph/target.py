@@ -20,7 +20,7 @@ from pytensor.compile.mode import Mode, get_mode
 
 from pymc_sph.checks import shown
 from pymc_sph.engines import Engine, LoopEngine, VectorizedEngine
-from pymc_sph.errors import BackendError
+from pymc_sph.errors import BackendError, NoFreeVariablesError
 from pymc_sph.graph import (
     LogpGraph,
     build_graph,
@@ -216,6 +216,11 @@ def compile_target(
     check_free_variables(model)
     mode, kwargs = _resolve_mode(backend, compile_kwargs)
     point = make_initial_point_fn(model=model)(0)
+    if not any(np.size(value) for value in point.values()):
+        raise NoFreeVariablesError(
+            "The free variables have no elements, so there is nothing to fit: "
+            f"{', '.join(rv.name for rv in model.free_RVs)} have a dimension of length 0."
+        )
     graph = build_graph(model, point)
     compiled = _compile_engine(graph, engine, mode, threads, kwargs, ravel_point(model, point))
     target = Target(
