@@ -20,6 +20,7 @@ from pymc_sph import confluence, importance
 from pymc_sph.checks import check_integer
 from pymc_sph.confluence import Confluence, Witness
 from pymc_sph.exploration import apart, distance, explore, near
+from pymc_sph.final_check import check
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid import simulate
 from pymc_sph.fluid.schedule import Plan, Schedule
@@ -231,35 +232,31 @@ class Ensemble:
         assert met.witness is not None
         mixture = met.mixture()
         rng = np.random.default_rng([self.seed, CHECK, self.n_steps])
-        draws = mixture.sample(self.settings.draws, rng).theta
-        logp, _ = target(draws)
-        log_w = np.where(np.isfinite(logp), logp, -np.inf) - mixture.log_density(draws)
-        finite = np.isfinite(log_w)
-        smoothed, k = importance.psis(log_w)
+        seen = check(mixture, target, self.settings.draws, rng)
         found = importance.Evidence(
-            ess=importance.relative_ess(smoothed),
-            pareto_k=k,
-            shift=importance.importance_shift(draws, smoothed),
+            ess=seen.ess,
+            pareto_k=seen.pareto_k,
+            shift=seen.shift,
             r_hat=met.witness.r_hat,
             n_agreeing=met.witness.n_agreeing,
             n_fluids=len(self.simulations),
-            nonfinite=1 - float(finite.mean()),
+            nonfinite=seen.unknown,
+            void=seen.void,
             status=status,
         )
-        evidence, error = importance.log_evidence(log_w, smoothed)
         return FitResult(
             mixture=mixture,
-            elbo=float(log_w[finite].mean()) if finite.any() else -np.inf,
+            elbo=seen.elbo,
             fluid_elbo=met.witness.fluid_elbo,
-            log_evidence=evidence,
-            log_evidence_se=error,
-            pareto_k=k,
-            importance_ess=found.ess,
-            r_hat=found.r_hat,
+            log_evidence=seen.log_evidence,
+            log_evidence_se=seen.log_evidence_se,
+            pareto_k=seen.pareto_k,
+            importance_ess=seen.ess,
+            r_hat=met.witness.r_hat,
             status=status,
             n_steps=self.n_steps,
-            n_evaluations=met.n_evaluations + len(draws),
-            n_nonfinite=self.n_nonfinite + int((~finite).sum()),
+            n_evaluations=met.n_evaluations + self.settings.draws,
+            n_nonfinite=self.n_nonfinite + seen.n_nonfinite,
             verdict=importance.judge(found),
         )
 

@@ -175,9 +175,11 @@ class Evidence:
     n_agreeing, n_fluids : int
         Fluids that carry mass in the pooled q or come to the best one's ELBO; all fluids.
     nonfinite : float
-        Share of the draws where log p is not finite.
+        Share of the draws where log p is undefined.
     status : str
         Why the fit stopped.
+    void : float
+        Share of q where p is zero.
     """
 
     ess: float
@@ -188,6 +190,7 @@ class Evidence:
     n_fluids: int
     nonfinite: float
     status: str
+    void: float = 0.0
 
 
 def judge(found: Evidence) -> Verdict:
@@ -203,7 +206,7 @@ def judge(found: Evidence) -> Verdict:
     if found.status not in ("converged", "stopped"):
         figures += f", status {found.status!r}"
     tail = found.pareto_k > 0.7 and found.ess < 0.9
-    if found.status == "non_finite" or found.nonfinite > 0.9:
+    if found.status == "non_finite" or max(found.nonfinite, found.void) > 0.9:
         return Verdict(
             UNRELIABLE,
             f"log p or its gradient was not finite at almost every probe; {figures}",
@@ -213,7 +216,7 @@ def judge(found: Evidence) -> Verdict:
         return Verdict(
             UNRELIABLE,
             f"the fluid does not cover the posterior; {figures}",
-            "Reparametrise (non-centred groups), or raise `n`, `particles` or `probes`.",
+            _remedy(found, "Reparametrise (non-centred groups), or raise `particles` or `probes`."),
         )
     alone = found.n_fluids > 1 and found.n_agreeing == 1
     if found.r_hat > 1.2 or alone:
@@ -226,10 +229,19 @@ def judge(found: Evidence) -> Verdict:
         return Verdict(
             USE_WEIGHTS,
             f"the weights move a mean or log sd by up to {found.shift:.2f} sd; {figures}",
-            "Use pymc_sph.fit (importance-corrected draws), or raise `n` or `particles`.",
+            _remedy(found, "Use pymc_sph.fit (importance-corrected draws), or raise `particles`."),
         )
     if found.status == "interrupted":
         return Verdict(
             USE_WEIGHTS, f"the fit was interrupted; {figures}", "Continue with refine(n)."
         )
     return Verdict(RELIABLE, figures, "")
+
+
+def _remedy(found: Evidence, remedy: str) -> str:
+    """Advice for a fit that did not reach its end: let it, before anything else."""
+    if found.status == "max_steps":
+        return "The fit used up its steps: raise `n`, or continue with refine(n)."
+    if found.status == "interrupted":
+        return "The fit was interrupted: continue with refine(n)."
+    return remedy

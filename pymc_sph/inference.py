@@ -189,9 +189,9 @@ class SPH(Inference):
         TypeError
             If nothing has been fitted yet.
         """
+        n = check_integer("n", n, 0, whole_floats=True)
         if self._ensemble is None or self.state is None:
             raise TypeError("Need to call `.fit` first")
-        n = check_integer("n", n, 0, whole_floats=True)
         if n == 0:
             return self.approx
         self._ensemble = self._ensemble.extend(n)

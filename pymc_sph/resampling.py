@@ -12,6 +12,8 @@ from scipy.special import logsumexp
 from pymc_sph.importance import psis
 from pymc_sph.mixture import FluidMixture, apportion
 
+REDRAWS = 100
+"""Times that draws where p is zero are drawn again."""
 POOL = 5
 """Candidates per corrected draw: with fewer, resampling repeats many of them."""
 
@@ -47,17 +49,46 @@ class Sample:
 
 
 def draw_pooled(mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator) -> Sample:
-    """Draw n independent points from the pooled q."""
+    """Draw n independent points from the pooled q, none where p is zero."""
     d = mixture.sample(n, rng)
-    return Sample(d.theta, d.fluid, d.particle, logp(d.theta), mixture.log_density(d.theta))
+    return _out_of_the_void(mixture, logp, d.theta, d.fluid, d.particle, rng)
 
 
 def draw_by_share(
     mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator
 ) -> Sample:
     """Draw n points from q, the fluids' numbers as close to their shares as can be."""
-    theta, fluid, particle = _draw_parts(mixture, apportion(np.exp(mixture.log_weights), n), rng)
-    return Sample(theta, fluid, particle, logp(theta), mixture.log_density(theta))
+    parts = _draw_parts(mixture, apportion(np.exp(mixture.log_weights), n), rng)
+    return _out_of_the_void(mixture, logp, *parts, rng)
+
+
+def _out_of_the_void(
+    mixture: FluidMixture,
+    logp: Callable,
+    theta: np.ndarray,
+    fluid: np.ndarray,
+    particle: np.ndarray,
+    rng: np.random.Generator,
+) -> Sample:
+    """Replace draws where p is zero by new ones of the same fluid: rejection sampling.
+
+    ``log_q`` becomes that of q without the void, whose share is estimated from the first draws.
+    """
+    lp = logp(theta)
+    void = lp == -np.inf
+    share = void.mean()
+    for _ in range(REDRAWS if share < 1 else 0):
+        rows = np.flatnonzero(void)
+        if not len(rows):
+            break
+        for i in np.unique(fluid[rows]):
+            own = rows[fluid[rows] == i]
+            new = mixture.sample(len(own), rng, fluid=int(i))
+            theta[own], particle[own] = new.theta, new.particle
+        lp[rows] = logp(theta[rows])
+        void = lp == -np.inf
+    log_q = mixture.log_density(theta) - (np.log1p(-share) if share < 1 else 0.0)
+    return Sample(theta, fluid, particle, lp, log_q)
 
 
 def draw_corrected(

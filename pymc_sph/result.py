@@ -46,7 +46,7 @@ class FitResult:
     mixture : FluidMixture
         The approximation q.
     elbo : float
-        ELBO of q, nats.
+        ELBO of q, nats; of q without the places where log p is not finite, if it has any.
     fluid_elbo : (F,)
         ELBO of each fluid alone, before they met, nats.
     log_evidence, log_evidence_se : float

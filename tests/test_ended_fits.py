@@ -115,7 +115,9 @@ def test_no_step_leaves_the_fluids_at_their_starts(inference):
     for simulation, fluid in zip(
         inference._ensemble.simulations, approx.mixture.fluids, strict=True
     ):
-        assert simulation.fluid is fluid
+        # they have met, which settles the masses; all else is as it was
+        np.testing.assert_array_equal(simulation.fluid.z, fluid.z)
+        np.testing.assert_array_equal(simulation.fluid.A, fluid.A)
         assert (fluid.u == 0).all()
     # near enough to the posterior, which is close to a Gaussian
     assert approx.mixture.mean()[0] == pytest.approx(Y.mean(), abs=0.2)

@@ -32,8 +32,8 @@ from pymc_sph.settings import Settings
 SEED = 20
 PACKAGE = Path(pymc_sph.__file__).parent
 ENGINE = [
-    "checks", "confluence", "ensemble", "importance", "mixture", "result", "seeds", "settings",
-    "start",
+    "checks", "confluence", "ensemble", "exploration", "final_check", "importance", "mixture",
+    "result", "seeds", "settings", "start",
 ]  # fmt: skip
 FILES = sorted([*PACKAGE.glob("fluid/*.py"), *(PACKAGE / f"{name}.py" for name in ENGINE)])
 seeds = st.integers(0, 2**32 - 1)
@@ -133,7 +133,7 @@ def test_a_broken_value_and_a_broken_gradient_are_both_set_aside(part):
         logp, grad = (x.copy() for x in banana(theta))
         bad = theta[:, 1] > edge
         if part == "logp":
-            logp[bad] = -np.inf
+            logp[bad] = np.nan
         elif part == "grad":
             grad[bad] = np.nan
         else:
@@ -155,6 +155,32 @@ def test_a_broken_value_and_a_broken_gradient_are_both_set_aside(part):
     assert seen.variance == pytest.approx(kept.var(), rel=1e-6)
     expected = np.exp(2 * logsumexp(kept) - logsumexp(2 * kept)) / 64
     assert seen.ess == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_void_pushes_nothing_and_takes_mass_away():
+    fluid = random_fluid(np.random.default_rng(1))
+    far = np.array([[0, 0], [0, 0], [0, 0], [40.0, 0]])
+    away = dataclasses.replace(fluid, z=fluid.z + far, u=np.zeros_like(fluid.u))
+    edge = away.mu[0] + away.L[0] @ np.array([20.0, 0])
+
+    def target(theta):
+        logp, grad = banana(theta)
+        void = theta[:, 0] > edge
+        return np.where(void, -np.inf, logp), np.where(void[:, None], np.nan, grad)
+
+    y, own = draw_probes(away, draw_noise(np.random.default_rng(0), 64, 2))
+    assert 0 < np.sum(own == 3) < 64
+    after, seen = run_step(away, target, rates=Rates(frame=0.0, viscosity=0.0))
+    assert seen.n_nonfinite == np.sum(own == 3)
+    np.testing.assert_allclose(after.z[3], away.z[3])
+    np.testing.assert_allclose(after.A[3], away.A[3])
+    # the others would be there alone: what the void costs is the log of their share
+    logp, _ = banana(to_unconstrained(away, y))
+    log_w = (logp - brute_log_rho(away, y) + log_det_frame(away))[own != 3]
+    assert seen.elbo == pytest.approx(log_w.mean() + np.log(np.mean(own != 3)), rel=1e-6)
+    for t in range(30):
+        after, _ = run_step(after, target, seed=t, rates=Rates(frame=0.0))
+    assert np.exp(after.log_m[3]) < 0.01 * np.exp(away.log_m[3]) or after.z[3, 0] < 20
 
 
 def steep(scale):

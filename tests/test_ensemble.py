@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 
 from fluids import brute_log_rho, gaussian, ill_conditioned, random_fluid
+from scipy.special import logsumexp
 from scipy.stats import genpareto
 
-from pymc_sph import importance
+from pymc_sph import importance, resampling
 from pymc_sph.ensemble import Ensemble, StartError, choose, fit_density
 from pymc_sph.fluid import schedule
 from pymc_sph.fluid.schedule import Plan, Schedule
@@ -314,7 +315,7 @@ def test_no_finite_start_is_an_error_with_a_remedy():
         fit_density(lambda x: (np.full(len(x), np.nan), x * np.nan), 2)
 
 
-def test_a_wall_is_set_aside_counted_and_reported():
+def test_beyond_a_wall_there_is_nothing():
     def half(theta):
         logp, grad = -0.5 * np.sum(theta**2, axis=1), -theta
         out = theta[:, 0] < 0
@@ -322,7 +323,29 @@ def test_a_wall_is_set_aside_counted_and_reported():
 
     result = fit_density(half, 2, points=np.full((2, 2), 0.5), random_seed=SEED)
     assert result.n_nonfinite > 0
-    assert result.verdict.grade != "reliable"
-    # the weights still know the evidence: half of a Gaussian's
-    exact = np.log(np.pi)
-    assert result.log_evidence == pytest.approx(exact, abs=max(0.05, 4 * result.log_evidence_se))
+    # half of a Gaussian: without the void the fluid is exact, and so are its evidence and draws
+    assert result.log_evidence == pytest.approx(np.log(np.pi), abs=0.05)
+    assert result.elbo <= result.log_evidence + 1e-9
+    assert result.importance_ess > 0.95 and result.verdict.grade == "reliable"
+    draw = resampling.draw_pooled(
+        result.mixture, lambda x: half(x)[0], 4000, np.random.default_rng(SEED)
+    )
+    assert (draw.theta[:, 0] > 0).all()
+    # |x| has mean sqrt(2 / pi) and standard deviation .60: standard error .01
+    assert draw.theta[:, 0].mean() == pytest.approx(np.sqrt(2 / np.pi), abs=0.04)
+    log_z = logsumexp(draw.lp - draw.log_q) - np.log(4000)
+    assert log_z == pytest.approx(np.log(np.pi), abs=0.05)
+    chains = resampling.draw_by_share(
+        result.mixture, lambda x: half(x)[0], 400, np.random.default_rng(SEED)
+    )
+    assert (chains.theta[:, 0] > 0).all()
+
+
+def test_an_undefined_region_is_counted_and_reported():
+    def torn(theta):
+        logp, grad = -0.5 * np.sum(theta**2, axis=1), -theta
+        out = theta[:, 0] < 0
+        return np.where(out, np.nan, logp), np.where(out[:, None], np.nan, grad)
+
+    result = fit_density(torn, 2, points=np.full((2, 2), 0.5), random_seed=SEED)
+    assert result.n_nonfinite > 0 and result.verdict.grade != "reliable"

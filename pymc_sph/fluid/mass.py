@@ -10,15 +10,24 @@ from pymc_sph.fluid.state import Array, Fluid, namespace
 
 MASS_FLOOR = 1e-6
 """Least mass of a particle, in units of the mean mass 1 / N."""
+VOID = 3.0
+"""Depth of the potential where p is zero, in nats below the median of the probes."""
 SETTLING = (0.5, 12)
 """Rate and number of the exchanges of `settle`: what was off ends at 1 / 4,096 of it."""
 
 
-def clip_potential(phi: Array, width: float = 20.0) -> Array:
-    """Potential (K,), at most `width` nats from its median."""
+def clip_potential(phi: Array, void: Array = None, width: float = 20.0) -> Array:
+    """Potential (K,), at most `width` nats from its median.
+
+    Where `void` (K,) says that p is zero, it is `VOID` nats below the median: a particle in a void
+    dies out, one that reaches into it a little does not.
+    """
     xp = namespace(phi)
-    middle = xp.median(phi)
-    return xp.clip(phi, middle - width, middle + width)
+    if void is None or not xp.any(void):
+        middle = xp.median(phi)
+        return xp.clip(phi, middle - width, middle + width)
+    middle = xp.median(phi[~void])
+    return xp.where(void, middle - VOID, xp.clip(phi, middle - width, middle + width))
 
 
 def normalise(log_m: Array) -> Array:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -67,9 +68,10 @@ class Observation:
     Attributes
     ----------
     elbo : float
-        Mean of log p - log q over the finite probes, nats.
+        ELBO of q where p is not zero, nats; see `observe`.
     variance : float
-        Variance of log p - log q over them.
+        Twice an estimate of KL(q || p): the variance of log p - log q, and what the probes where
+        p is zero cost.
     ess : float
         Relative importance ESS of the probes, in (0, 1].
     n_nonfinite : int
@@ -109,6 +111,8 @@ def step(
     -------
     fluid : Fluid
         The fluid after the step; the same one if no probe, or not the step itself, was finite.
+        Probes where p is zero push nothing, but take mass away; others that are not finite are
+        set aside.
     observation : Observation
         What the probes saw before the step.
     """
@@ -122,15 +126,20 @@ def step(
         log_rho, grad_log_rho = around(theta)
         log_rho, grad_log_rho = log_rho + log_det_frame(fluid), grad_log_rho @ fluid.L
     finite = xp.isfinite(logp) & xp.all(xp.isfinite(grad), axis=1)
-    seen = observe(logp - log_rho + log_det_frame(fluid), finite)
+    void = logp == -float("inf")
+    seen = observe(logp - log_rho + log_det_frame(fluid), finite, void)
     if not xp.any(finite):
         return fluid, seen
-    if not xp.all(finite):  # such probes weigh nothing, and their values are never touched
-        y, own, logp, grad = y[finite], own[finite], logp[finite], grad[finite]
-        log_rho, grad_log_rho, field = log_rho[finite], grad_log_rho[finite], field.at(finite)
+    used = finite | void
+    if not xp.all(used):  # such probes weigh nothing, and their values are never touched
+        y, own, logp, grad, finite = y[used], own[used], logp[used], grad[used], finite[used]
+        log_rho, grad_log_rho, field = log_rho[used], grad_log_rho[used], field.at(used)
+    void = ~finite
+    logp, grad = xp.where(void, 0.0, logp), xp.where(void[:, None], 0.0, grad)
     phi = equation_of_state.potential(logp, log_rho, rates.temperature)
     r = equation_of_state.acceleration(grad @ fluid.L, grad_log_rho, rates.temperature)
-    phi, r = mass.clip_potential(phi), forces.clip_acceleration(r, field.grad)
+    phi, r = mass.clip_potential(phi, void), xp.where(void[:, None], 0.0, r)
+    r = forces.clip_acceleration(r, field.grad)
     moved = move(fluid, field, y, own, phi, r, rates, noise.e[: resolution.LOOKS])
     # a step beyond the range of floating point is not taken: one broken fluid would spoil them all
     return (moved if is_finite(moved) else fluid), seen
@@ -163,13 +172,20 @@ def move(
     return frame.stretch_frame(moved, frame.frame_moment(r, offset), rates.frame, bound)
 
 
-def observe(log_w: Array, finite: Array) -> Observation:
-    """Summarise the log weights log p - log q (K,) of the probes."""
+def observe(log_w: Array, finite: Array, void: Array) -> Observation:
+    """Summarise the log weights log p - log q (K,) of the probes.
+
+    Where p is zero, at a share s of them, the ELBO is that of q without these places,
+    <log p - log q> + log(1 - s), and the variance grows by twice what they cost.
+    """
     xp = namespace(log_w)
     n_nonfinite = int(xp.sum(~finite))
     if n_nonfinite == log_w.shape[0]:
         return Observation(-float("inf"), float("inf"), 0.0, n_nonfinite)
+    n_finite = log_w.shape[0] - n_nonfinite
+    cost = math.log1p(int(xp.sum(void)) / n_finite)
     log_w = log_w[finite]
     w = xp.exp(log_w - xp.max(log_w))
     ess = float(xp.sum(w) ** 2 / xp.sum(w * w)) / finite.shape[0]
-    return Observation(float(xp.mean(log_w)), float(xp.var(log_w)), ess, n_nonfinite)
+    elbo, variance = float(xp.mean(log_w)) - cost, float(xp.var(log_w)) + 2 * cost
+    return Observation(elbo, variance, ess, n_nonfinite)
