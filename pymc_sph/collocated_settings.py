@@ -83,14 +83,15 @@ class CollocatedSettings:
         delta of the continuity equation's density diffusion.
     diffused : {"excess", "density"}
         Diffuse log rho - (alpha / c^2) log p, or rho itself. The latter, delta-SPH's own form, is
-        biased: it acts at rho = p too, and the particles contract.
+        biased: it levels rho out, and the particles settle at a density linear in log p.
     pressure_force : {"symmetric", "plain"}
         The pair force that conserves momentum: at rest the particles follow p, and the density is
         wider by h^2. Or the SPH sum for grad P over rho: at rest the density follows p.
     external : {"force", "potential", "density_force", "pressure", "density_pressure"}
         The target: acceleration alpha grad log p; the same from values alone, by an SPH gradient;
         alpha grad p (equilibrium exp(alpha p / c^2), not p); external pressure -alpha log p
-        (equilibrium linear in log p, not p); external pressure -alpha p (equilibrium p at
+        (equilibrium linear in log p where positive, not p; its level is set so that a unit
+        Gaussian's fluid has the mass 1); external pressure -alpha p (equilibrium p at
         alpha = c^2 with the right evidence, for which the ELBO of the start stands in).
     alpha : float, optional
         Amplification of the target; c^2 by default. The equilibrium is p^(alpha / c^2).
@@ -262,7 +263,10 @@ class CollocatedSettings:
         d = len(start.mu)
         particles = self.particles or (256 if d <= 3 else 128)
         z = np.random.default_rng([seed, POSITIONS, i]).standard_normal((particles, d))
-        equations = self.equations(d, start.elbo)
+        level = start.elbo
+        if self.external == "pressure":
+            level += external.bound_level(d, self.c2 if self.alpha is None else self.alpha, self.c2)
+        equations = self.equations(d, level)
         check = RestCheck(self.kinetic_tol, self.change_tol, self.rest_steps)
         hot = self.temperatures()[i]
         cooling = min(self.cooling, n // 2) if hot > 1 else 0

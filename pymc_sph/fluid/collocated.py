@@ -93,8 +93,6 @@ class Particles:
         Positions, velocities and accelerations (without the damping).
     rho, h : (N,)
         Densities, smoothing lengths.
-    rate : (N,)
-        d rho / dt by the continuity equation; zeros if the density is summed.
     logp, score : (N,), (N, d)
         Log density of the target in the frame (log |det L| included), and its gradient.
     mu, L : (d,), (d, d)
@@ -108,7 +106,6 @@ class Particles:
     a: Array
     rho: Array
     h: Array
-    rate: Array
     logp: Array
     score: Array
     mu: Array
@@ -166,8 +163,7 @@ def begin(
     neighbours = find_neighbours(z, h, kernel)
     v = xp.zeros_like(z) if v is None else v
     rho = summed_density(z, h, kernel, neighbours)
-    state = Particles(z, v, v, rho, h, xp.zeros_like(rho), logp, score, mu, L)
-    state = dataclasses.replace(state, rate=_rate(state, equations, kernel, neighbours))
+    state = Particles(z, v, v, rho, h, logp, score, mu, L)
     return dataclasses.replace(state, a=acceleration(state, equations, kernel, neighbours))
 
 
@@ -211,7 +207,11 @@ def step(
     after = dataclasses.replace(
         p, z=z, v=v, h=h, logp=xp.where(bad, p.logp, logp), score=score, time=p.time + dt
     )
-    after = _with_density(after, p, dt, equations, kernel, neighbours)
+    if equations.density == "summation":
+        rho = summed_density(z, h, kernel, neighbours)
+    else:
+        rho = _carried_density(p, v, dt, equations, kernel)
+    after = dataclasses.replace(after, rho=rho)
     a = acceleration(after, equations, kernel, neighbours)
     v = (after.v + scheme.after * dt * a) * math.exp(-equations.damping * dt)
     after = dataclasses.replace(after, v=v, a=a)
@@ -302,35 +302,21 @@ def _smoothing(z: Array, eq: Equations) -> Array:
     return smoothing_length.RULES[eq.smoothing](z, eq.scale, eq.neighbours)
 
 
-def _rate(p: Particles, eq: Equations, kernel: RadialKernel, neighbours: Neighbours) -> Array:
-    """Rate of change of the density, with its diffusion; zeros if the density is summed."""
-    if eq.density == "summation":
-        return namespace(p.rho).zeros_like(p.rho)
-    rate = continuity.density_rate(p.z, p.v, p.h, kernel, neighbours)
+def _carried_density(
+    p: Particles, v: Array, dt: float, eq: Equations, kernel: RadialKernel
+) -> Array:
+    """Density after a drift with velocities v (N, d), by the continuity equation at its middle."""
+    z = p.z + 0.5 * dt * v
+    neighbours = find_neighbours(z, p.h, kernel)
+    rate = continuity.density_rate(z, v, p.h, kernel, neighbours)
     if eq.diffusion > 0:
         speed = eq.eos.sound_speed(p.rho)
         level = (eq.alpha / speed**2) * p.logp if eq.diffused == "excess" else None
         rate = rate + eq.diffusion * continuity.density_diffusion(
-            p.z, p.rho, p.h, speed, kernel, neighbours, level
+            z, p.rho, p.h, speed, kernel, neighbours, level
         )
-    return rate
-
-
-def _with_density(
-    after: Particles,
-    before: Particles,
-    dt: float,
-    eq: Equations,
-    kernel: RadialKernel,
-    neighbours: Neighbours,
-) -> Particles:
-    """State with its new density: summed, or carried over by the trapezoidal rule."""
-    if eq.density == "summation":
-        return dataclasses.replace(after, rho=summed_density(after.z, after.h, kernel, neighbours))
-    rate = _rate(after, eq, kernel, neighbours)
-    # in the logarithm, so that the density stays positive
-    growth = 0.5 * dt * (before.rate + rate) / before.rho
-    return dataclasses.replace(after, rho=before.rho * namespace(rate).exp(growth), rate=rate)
+    # a density must stay positive, however long the step
+    return namespace(z).maximum(p.rho + dt * rate, 0.5 * p.rho)
 
 
 def _is_finite(p: Particles) -> bool:

@@ -8,8 +8,9 @@ summation. The diffusion of Molteni and Colagrossi (2009) is the SPH Laplacian
     D_i = 2 delta sum_j (m_j / rho_j) h_ij c_ij psi_ij F_ij,   psi_ij = rho_j - rho_i
 
 (delta-SPH: Antuono et al. 2010); sum_i (m_i / rho_i) D_i = 0. **It is biased here**: it does not
-vanish at rho = p, so the density it carries drifts away from that of the particles, and the
-particles contract instead of coming to rest. Diffusing only the excess over the hydrostatic
+vanish at rho = p. The density that is carried along levels out to a constant rho_c, and the
+particles, no longer of that density, settle near n = rho_c / (2 c^2) (alpha log p + constant).
+Diffusing only the excess over the hydrostatic
 state (Fourtakas et al. 2019), psi_ij = rho_ij (phi_i - phi_j) with phi = (alpha / c^2) log p -
 log rho, cures that: phi is flat at rho = p^(alpha / c^2).
 """
