@@ -150,7 +150,7 @@ class CollocatedSettings:
     damping: float = 1.0
     integrator: str = "verlet"
     dt: float | None = None
-    courant: float = 0.3
+    courant: float = 0.6
     temperature: float | tuple[float, ...] = 1.0
     cooling: int = 100
     kinetic_tol: float = 1e-4

@@ -80,7 +80,7 @@ class Equations:
     damping: float = 1.0
     integrator: str = "verlet"
     dt: float | None = None
-    courant: float = 0.3
+    courant: float = 0.6
 
 
 @dataclass(frozen=True)

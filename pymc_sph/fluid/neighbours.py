@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 
 import numpy as np
 
@@ -148,15 +149,15 @@ def list_pairs(z: np.ndarray, reach: np.ndarray) -> ListedPairs:
     tree = cKDTree(z)
     if np.ptp(reach) == 0:
         near = tree.query_pairs(float(reach[0]), output_type="ndarray")
-        first = np.concatenate([np.arange(n), near[:, 0], near[:, 1]])
-        second = np.concatenate([np.arange(n), near[:, 1], near[:, 0]])
+        first = np.concatenate([np.arange(n), near[:, 0]])
+        second = np.concatenate([np.arange(n), near[:, 1]])
     else:
-        found = tree.query_ball_point(z, reach)
-        inner = np.repeat(np.arange(n), [len(f) for f in found])
-        outer = np.concatenate([np.asarray(f, dtype=int) for f in found])
-        key = np.unique(np.concatenate([inner * n + outer, outer * n + inner]))
-        first, second = key // n, key % n
-    pairs = csr_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(n, n))
-    pairs.sort_indices()
-    starts = pairs.indptr.astype(np.intp)
-    return ListedPairs(np.repeat(np.arange(n), np.diff(starts)), pairs.indices, starts)
+        found = tree.query_ball_point(z, reach, return_sorted=False)
+        counts = np.fromiter(map(len, found), dtype=np.intp, count=n)
+        first = np.repeat(np.arange(n), counts)
+        second = np.fromiter(chain.from_iterable(found), dtype=np.intp, count=int(counts.sum()))
+    near = csr_array((np.ones(len(first), dtype=np.int8), (first, second)), shape=(n, n))
+    both = near + near.T  # a pair is one, whichever of the two reaches the other
+    both.sort_indices()
+    starts = both.indptr.astype(np.intp)
+    return ListedPairs(np.repeat(np.arange(n), np.diff(starts)), both.indices, starts)
