@@ -247,9 +247,7 @@ class Ensemble:
         if self.together is not None and isinstance(self.simulations[0], Simulation):
             return dataclasses.replace(self, together=confluence.reopen(self.together), n=n)
         simulations = tuple(s.reopen() for s in self.simulations)
-        return dataclasses.replace(
-            self, simulations=simulations, n=n, witness=None, together=None
-        )
+        return dataclasses.replace(self, simulations=simulations, n=n, witness=None, together=None)
 
     def mixture(self) -> FluidMixture:
         """Return the fluids as they are; with equal shares as long as they have not met."""

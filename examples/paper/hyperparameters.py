@@ -113,6 +113,9 @@ def main() -> None:
         if np.isfinite(theory(name, values[0])):
             ax.plot(values, [theory(name, v) for v in values], ":", color="black", label="theory")
         ax.set(xscale="log", yscale="log", title=name, ylim=(2e-3, 50))
+        if name == "N":
+            ax.set_xticks(values, [str(n) for n in values])
+            ax.minorticks_off()
     axes[0, 0].legend(fontsize=7)
     limit, cfl = stable_step()
     axes[0, 2].axvline(limit, color="black", ls=":", lw=1)

@@ -85,12 +85,10 @@ def reference(start: np.ndarray, n_steps: int, seed: int = 0) -> np.ndarray:
     rng = np.random.default_rng(seed)
     walkers = start.copy()
     half, d = len(walkers) // 2, walkers.shape[1]
+    halves = (slice(0, half), slice(half, None))
     logp, kept = target(walkers)[0], []
     for step in range(n_steps):
-        for mine, others in (
-            (slice(0, half), slice(half, None)),
-            (slice(half, None), slice(0, half)),
-        ):
+        for mine, others in (halves, halves[::-1]):
             z = (1 + rng.random(half)) ** 2 / 2  # density 1 / sqrt(z) on [1/2, 2]
             partner = walkers[others][rng.integers(half, size=half)]
             moved = partner + z[:, None] * (walkers[mine] - partner)
