@@ -126,7 +126,8 @@ def test_fit_density(external):
     least = -1.0 if external == "density_pressure" else -0.06
     assert least < result.elbo <= 0.001
     assert result.log_evidence == pytest.approx(0, abs=0.03)
-    np.testing.assert_allclose(result.mixture.mean(), mean, atol=0.1)
+    atol = 0.2 if external == "density_pressure" else 0.05
+    np.testing.assert_allclose(result.mixture.mean(), mean, atol=atol)
 
 
 # --- with PyMC

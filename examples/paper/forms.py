@@ -16,7 +16,9 @@ from common import COLORS, Clock, kl, normal, plt, rest, save, write_table
 from pymc_sph.fluid.collocated import Equations
 from pymc_sph.fluid.equation_of_state import Linear, Tait
 from pymc_sph.fluid.external import bound_level
+from pymc_sph.fluid.neighbours import Neighbours
 from pymc_sph.fluid.radial_kernels import SHAPES, radial_kernel
+from pymc_sph.fluid.summation import summed_density
 
 N, SCALE = 400, 0.5
 CARRIED = {"density": "continuity"}
@@ -43,6 +45,31 @@ SHOWN = ["isothermal, force", "linear, rho0 = .08, force", "Tait gamma = 7, forc
          "isothermal, pressure", "continuity, diffused density"]  # fmt: skip
 
 
+def linear_profile(r: np.ndarray, rho0: float = 0.08) -> np.ndarray:
+    """Density C p down to rho0, with the mass 1: C = 1 + 2 pi rho0."""
+    rho = (1 + 2 * np.pi * rho0) * np.exp(-0.5 * r**2) / (2 * np.pi)
+    return np.where(rho > rho0, rho, 0)
+
+
+def tait_profile(r: np.ndarray, rho0: float = 0.04, gamma: float = 7.0) -> np.ndarray:
+    """Density rho0 ((gamma - 1) (C - r^2 / 2))^(1 / (gamma - 1)), with the mass 1."""
+    power = 1 / (gamma - 1)
+    level = ((power + 1) / (2 * np.pi * rho0 * (gamma - 1) ** power)) ** (1 / (power + 1))
+    return rho0 * np.maximum((gamma - 1) * (level - 0.5 * r**2), 0) ** power
+
+
+def parabola(r: np.ndarray) -> np.ndarray:
+    """Density (R^2 - r^2) / 2, with the mass 1: R^4 = 4 / pi."""
+    return np.maximum(2 / math.sqrt(math.pi) - r**2, 0) / 2
+
+
+THEORY = {
+    "linear, rho0 = .08, force": linear_profile,
+    "Tait gamma = 7, force": tait_profile,
+    "isothermal, pressure": parabola,
+}
+
+
 def main() -> None:
     """Run every form, and every kernel."""
     clock = Clock()
@@ -65,24 +92,23 @@ def main() -> None:
         rows.append([name, kernel.support, run.n_steps, kl(run.fluid, target)])
     write_table("kernels", ["kernel", "support / h, d = 2", "steps to rest", "KL"], rows)
     figure, axes = plt.subplots(1, 5, figsize=(11, 2.6), sharey=True)
-    r = np.linspace(0, 3.2, 200)
+    r = np.linspace(0, 3.2, 400)
     for ax, name in zip(axes, SHOWN, strict=True):
         radius, density = profiles[name]
         ax.plot(r, np.exp(-0.5 * r**2) / (2 * np.pi), color=COLORS["exact"], lw=1, label="p")
+        if name in THEORY:
+            ax.plot(r, THEORY[name](r), color=COLORS["variational"], lw=1, label="theory")
         ax.plot(radius, density, ".", color=COLORS["collocated"], ms=2, label="particles")
-        ax.set(title=name, xlim=(0, 3.2), ylim=(0, 0.36), xlabel="radius")
+        ax.set(title=name, xlim=(0, 3.2), ylim=(0, 0.6), xlabel="radius")
         ax.title.set_fontsize(8)
     axes[0].set_ylabel("summed density")
-    axes[0].legend(fontsize=7)
+    axes[1].legend(fontsize=7)
     save(figure, "forms")
     print(clock)
 
 
 def summed(p) -> np.ndarray:
     """Density by summation, whatever the scheme carries."""
-    from pymc_sph.fluid.neighbours import Neighbours
-    from pymc_sph.fluid.summation import summed_density
-
     return summed_density(p.z, p.h, radial_kernel("gaussian", 2), Neighbours(len(p.z)))
 
 
