@@ -328,7 +328,8 @@ def _look(after: Particles, before: Particles, dt: float, n_bad: int) -> Particl
     """Figures of the state, and its change over the step."""
     xp = namespace(after.z)
     log_rho = xp.log(after.rho)
-    seen = observe(after.logp - log_rho, xp.isfinite(after.logp))
+    finite = xp.isfinite(after.logp)
+    seen = observe(after.logp - log_rho, finite, xp.zeros_like(finite))
     slope = (log_rho - xp.log(before.rho)) / dt
     return ParticleObservation(
         elbo=seen.elbo,
