@@ -67,6 +67,10 @@ class Run(Protocol):
     def cost(self) -> int:
         """Evaluations of the target per step."""
 
+    @property
+    def placing_cost(self) -> int:
+        """Evaluations of the target that it took to place it."""
+
     def advance(self, target: LogDensity) -> tuple[Self, Observation]:
         """Take one step."""
 
@@ -148,7 +152,7 @@ class Ensemble:
             for i, start in enumerate(choose([*starts, *found.modes], settings.fluids))
         )
         unseen = Observation(-np.inf, np.inf, 0.0, 0)
-        spent += found.n_evaluations
+        spent += found.n_evaluations + sum(s.placing_cost for s in simulations)
         return cls(simulations, (unseen,) * len(simulations), settings, seed, n, spent, 0)
 
     @property

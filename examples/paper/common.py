@@ -255,12 +255,20 @@ def number(value: object) -> str:
 
 
 def write_table(name: str, columns: list[str], rows: list[list], note: str = "") -> None:
-    """Write a Markdown table to docs/paper/NAME.md, and print it."""
+    """Write a Markdown table to docs/paper/NAME.md and into docs/paper.md, and print it.
+
+    On the page it takes the place between the comments NAME and "end NAME", where there are such.
+    """
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(number(cell) for cell in row) + " |" for row in rows]
     text = "\n".join(lines) + "\n"
     OUT.mkdir(parents=True, exist_ok=True)
     (OUT / f"{name}.md").write_text((note + "\n\n" if note else "") + text)
+    page = OUT.parent / "paper.md"
+    before, mark, rest = page.read_text().partition(f"<!-- {name} -->\n")
+    if mark:
+        end = f"<!-- end {name} -->"
+        page.write_text(before + mark + text + end + rest.partition(end)[2])
     print(text)
 
 

@@ -20,6 +20,7 @@ from common import (
     collocated_run,
     draws_of,
     kl,
+    number,
     plt,
     points_as_fluid,
     problem,
@@ -164,7 +165,20 @@ def main() -> None:
     save(pictures, "convergence_particles")
     columns = ["target", "method", "least KL", "last KL", "W1 of draws", "evaluations"]
     write_table("convergence", columns, rows)
+    summary(rows)
     print(clock)
+
+
+def summary(rows: list[list]) -> None:
+    """Write the last KL and W1 of every target and method in one line per target."""
+    lines = []
+    for name in FORMULAS:
+        cells = {row[1]: f"{number(row[3])}, {number(row[4])}" for row in rows if row[0] == name}
+        spent = {row[1]: row[5] for row in rows if row[0] == name}
+        cells["variational"] += f" ({spent['variational']:,})"
+        lines.append([name, *(cells[method] for method in METHODS)])
+    columns = ["target", "collocated: KL, W1", "plain pressure", "variational (gradients)"]
+    write_table("convergence_summary", [*columns, "SVGD", "NUTS"], lines)
 
 
 def show(ax, p: Problem, fluid) -> None:

@@ -83,6 +83,11 @@ class Relaxation:
         return self.particles.n_particles
 
     @property
+    def placing_cost(self) -> int:
+        """Evaluations of the target that it took to place it: the first forces."""
+        return self.particles.n_particles
+
+    @property
     def temperature(self) -> float:
         """Temperature of the next step; it falls geometrically to 1."""
         if self.n_steps >= self.cooling:

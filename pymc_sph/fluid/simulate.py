@@ -62,6 +62,11 @@ class Simulation:
         """Evaluations of the target per step."""
         return self.n_probes
 
+    @property
+    def placing_cost(self) -> int:
+        """Evaluations of the target that it took to place it: none."""
+        return 0
+
     def advance(self, target: LogDensity) -> tuple[Simulation, Observation]:
         """Take one step of the fluid and of its schedule."""
         return advance(self, target)
