@@ -1,0 +1,83 @@
+"""One step of the fluid in the pressure form: from values of the log density alone."""
+
+from __future__ import annotations
+
+from pymc_sph.fluid import equation_of_state, formulation, interpolation, mass, resolution
+from pymc_sph.fluid.density import ProbeNoise, density, draw_probes
+from pymc_sph.fluid.reuse import Memory
+from pymc_sph.fluid.state import (
+    Array,
+    Fluid,
+    is_finite,
+    namespace,
+    to_frame,
+    to_unconstrained,
+)
+from pymc_sph.fluid.step import LogDensity, Observation, Rates, move, observe
+
+LEAST_WEIGHT = 1e-3
+"""Importance weight below which a probe of an earlier step is left out."""
+
+
+def pressure_step(
+    fluid: Fluid, memory: Memory, noise: ProbeNoise, target: LogDensity, rates: Rates
+) -> tuple[Fluid, Memory, Observation]:
+    """Advance a fluid by one step without gradients.
+
+    Parameters
+    ----------
+    fluid : Fluid
+        The fluid; it is left as it is.
+    memory : Memory
+        Probes of the last steps.
+    noise : ProbeNoise
+        Random numbers of K new probes.
+    target : callable
+        Log density of a batch, in unconstrained space, with anything in the gradient's place;
+        entries may be non-finite.
+    rates : Rates
+        Temperature and step sizes.
+
+    Returns
+    -------
+    fluid : Fluid
+        The fluid after the step; the same one if no new probe, or not the step itself, was finite.
+    memory : Memory
+        The memory with the new probes.
+    observation : Observation
+        What the new probes saw before the step.
+    """
+    xp = namespace(fluid.z)
+    y, _ = draw_probes(fluid, noise)
+    theta = to_unconstrained(fluid, y)
+    logp = target(theta)[0]
+    finite = xp.isfinite(logp)
+    memory = memory.add(fluid, theta, logp)
+    seen = observe(logp - memory.log_q[-1][-1], finite)
+    if not xp.any(finite):
+        return fluid, memory, seen
+    moved = pushed(fluid, *memory.recall(), rates, noise.e[: resolution.LOOKS])
+    # a step beyond the range of floating point is not taken: one broken fluid would spoil them all
+    return (moved if is_finite(moved) else fluid), memory, seen
+
+
+def pushed(fluid: Fluid, theta: Array, logp: Array, w: Array, rates: Rates, e: Array) -> Fluid:
+    """Fluid after the pressure at probes theta (M, d), weighted by w (M,), has acted on it."""
+    xp = namespace(theta)
+    kept = w > LEAST_WEIGHT
+    logp, w = logp[kept], w[kept]
+    y = to_frame(fluid, theta[kept])
+    field = density(fluid, y)
+    phi = equation_of_state.potential(logp, field.log_rho, rates.temperature)
+    phi = mass.clip_potential(phi)
+    phi = phi - xp.sum(w * phi) / xp.sum(w)
+    weights = interpolation.smoothing_weights(fluid, field.R * w)
+    push = formulation.pressure_form(fluid, field, weights, y, phi)
+    return move(fluid, field, weights, phi, push, rates, e)
+
+
+def default_sizes(dim: int) -> tuple[int, int]:
+    """Particles, and new probes per step: few, because those of earlier steps help."""
+    if dim <= 5:
+        return 64, 128
+    return (32, 64) if dim <= 10 else (16, max(64, 4 * dim))
