@@ -192,7 +192,10 @@ class Ensemble:
         return dataclasses.replace(
             self,
             witness=witness,
-            together=confluence.join(mixture, self.simulations[0], seed, flat=flat),
+            together=dataclasses.replace(
+                confluence.join(mixture, self.simulations[0], seed, flat=flat),
+                memories=tuple(s.memory for s in self.simulations if s.memory is not None),
+            ),
             n_evaluations=self.n_evaluations + n * n_fluids,
         )
 

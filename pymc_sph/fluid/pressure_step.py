@@ -13,14 +13,19 @@ from pymc_sph.fluid.state import (
     to_frame,
     to_unconstrained,
 )
-from pymc_sph.fluid.step import LogDensity, Observation, Rates, move, observe
+from pymc_sph.fluid.step import Field, LogDensity, Observation, Rates, move, observe
 
 LEAST_WEIGHT = 1e-3
 """Importance weight below which a probe of an earlier step is left out."""
 
 
 def pressure_step(
-    fluid: Fluid, memory: Memory, noise: ProbeNoise, target: LogDensity, rates: Rates
+    fluid: Fluid,
+    memory: Memory,
+    noise: ProbeNoise,
+    target: LogDensity,
+    rates: Rates,
+    around: Field | None = None,
 ) -> tuple[Fluid, Memory, Observation]:
     """Advance a fluid by one step without gradients.
 
@@ -37,6 +42,8 @@ def pressure_step(
         entries may be non-finite.
     rates : Rates
         Temperature and step sizes.
+    around : callable, optional
+        Log density and gradient of the mixture that the fluid is part of; see `step.step`.
 
     Returns
     -------
@@ -53,22 +60,28 @@ def pressure_step(
     logp = target(theta)[0]
     finite = xp.isfinite(logp)
     memory = memory.add(fluid, theta, logp)
-    seen = observe(logp - memory.log_q[-1][-1], finite)
+    log_q = memory.log_q[-1][-1] if around is None else around(theta)[0]
+    seen = observe(logp - log_q, finite)
     if not xp.any(finite):
         return fluid, memory, seen
-    moved = pushed(fluid, *memory.recall(), rates, noise.e[: resolution.LOOKS])
+    moved = pushed(fluid, memory, rates, noise.e[: resolution.LOOKS], around)
     # a step beyond the range of floating point is not taken: one broken fluid would spoil them all
     return (moved if is_finite(moved) else fluid), memory, seen
 
 
-def pushed(fluid: Fluid, theta: Array, logp: Array, w: Array, rates: Rates, e: Array) -> Fluid:
-    """Fluid after the pressure at probes theta (M, d), weighted by w (M,), has acted on it."""
+def pushed(
+    fluid: Fluid, memory: Memory, rates: Rates, e: Array, around: Field | None = None
+) -> Fluid:
+    """Fluid after the pressure at the probes in memory has acted on it; e as in `step.move`."""
+    theta, logp, w = memory.recall()
     xp = namespace(theta)
     kept = w > LEAST_WEIGHT
-    logp, w = logp[kept], w[kept]
-    y = to_frame(fluid, theta[kept])
+    theta, logp, w = theta[kept], logp[kept], w[kept]
+    y = to_frame(fluid, theta)
     field = density(fluid, y)
-    phi = equation_of_state.potential(logp, field.log_rho, rates.temperature)
+    # a constant such as log |det L| does not matter to the potential
+    log_rho = field.log_rho if around is None else around(theta)[0]
+    phi = equation_of_state.potential(logp, log_rho, rates.temperature)
     phi = mass.clip_potential(phi)
     phi = phi - xp.sum(w * phi) / xp.sum(w)
     weights = interpolation.smoothing_weights(fluid, field.R * w)
