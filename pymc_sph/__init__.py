@@ -11,6 +11,7 @@ from pymc_sph.errors import (
     DiscreteVariableError,
     GradientError,
     InitialPointError,
+    MismatchError,
     NoFreeVariablesError,
 )
 from pymc_sph.importance import Verdict
@@ -19,6 +20,7 @@ from pymc_sph.one_call import fit
 from pymc_sph.registration import register, unregister
 from pymc_sph.result import FitResult
 from pymc_sph.settings import Settings
+from pymc_sph.step_method import FluidMetropolis
 from pymc_sph.target import compile_target
 from pymc_sph.version import VERSION as __version__
 
@@ -28,8 +30,10 @@ __all__ = [
     "DiscreteVariableError",
     "FitResult",
     "FluidApproximation",
+    "FluidMetropolis",
     "GradientError",
     "InitialPointError",
+    "MismatchError",
     "NoFreeVariablesError",
     "Settings",
     "SettingsError",
