@@ -16,6 +16,7 @@ from pymc_sph.errors import (
 )
 from pymc_sph.importance import Verdict
 from pymc_sph.inference import SPH, UnreliableFitWarning
+from pymc_sph.model_comparison import compare_evidence
 from pymc_sph.one_call import fit
 from pymc_sph.registration import register, unregister
 from pymc_sph.result import FitResult
@@ -41,6 +42,7 @@ __all__ = [
     "UnreliableFitWarning",
     "Verdict",
     "__version__",
+    "compare_evidence",
     "compile_target",
     "fit",
     "fit_density",
