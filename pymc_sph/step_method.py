@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from numpy.typing import NDArray
+from pymc.exceptions import SamplingError
 from pymc.model import Model, modelcontext
 from pymc.step_methods.compound import BlockedStep, StepMethodState
 from pymc.step_methods.state import dataclass_state
@@ -24,6 +25,9 @@ Array = NDArray[np.float64]
 
 BLOCK = 64
 """Proposals drawn at a time: the density of q costs about the same for 1 and for 64 of them."""
+
+PATIENCE = 1000
+"""First proposals without density after which a chain gives up."""
 
 
 class Place(NamedTuple):
@@ -78,9 +82,9 @@ class FluidMetropolisState(StepMethodState):
 class FluidMetropolis(BlockedStep):
     """Independence Metropolis-Hastings with the fluid as proposal.
 
-    Draws come from the posterior exactly, however good or bad the approximation is; a bad one
-    only makes them repeat themselves. With a good one most proposals are accepted, and the draws
-    are nearly independent of each other.
+    The chain's law is the posterior, not the approximation. With a good approximation most
+    proposals are accepted, and draws are nearly independent of each other; with a bad one they
+    repeat themselves, and a chain of finite length may still miss what q all but misses.
 
     Parameters
     ----------
@@ -105,6 +109,8 @@ class FluidMetropolis(BlockedStep):
         If `approx` has not been fitted.
     TypeError
         If `approx` is no fluid.
+    SamplingError
+        From `step`, if log p is finite at none of a thousand first proposals.
 
     Notes
     -----
@@ -197,6 +203,7 @@ class FluidMetropolis(BlockedStep):
         self._proposals: Proposals | None = None
         self._used = 0
         self._started = False
+        self._missed = 0
         self._here: Place | None = None
 
     def step(self, point: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -220,6 +227,8 @@ class FluidMetropolis(BlockedStep):
             here = there
             self._started = True
             point = point | self._split(here.theta, point)
+        elif not self._started:
+            self._miss()
         self._here = here
         stats: dict[str, Any] = {
             "accept": math.exp(min(log_ratio, 0.0)),
@@ -229,6 +238,16 @@ class FluidMetropolis(BlockedStep):
         if not self._logp.others:
             stats["model_logp"] = here.logp
         return point, [stats]
+
+    def _miss(self) -> None:
+        """Count the first proposals that have no density, and give up in the end."""
+        self._missed += 1
+        if self._missed == PATIENCE:
+            raise SamplingError(
+                f"log p is not finite at any of the first {PATIENCE} proposals, so the chain "
+                "cannot begin: the approximation does not cover this model's posterior. If the "
+                "data have changed since the fit, fit again."
+            )
 
     def _log_ratio(self, here: Place, there: Place) -> float:
         """Log of the acceptance ratio w(there) / w(here)."""

@@ -8,6 +8,7 @@ import pymc as pm
 import pytensor.tensor as pt
 import pytest
 
+from pymc.exceptions import SamplingError
 from scipy.stats import norm
 
 from pymc_sph import FluidApproximation, FluidMetropolis, MismatchError, idata
@@ -152,7 +153,7 @@ def test_a_pickled_step_goes_on_where_it_was(two_modes):
 
 
 def test_a_start_far_outside_of_q_does_not_hold_the_chain():
-    # at x = -100 log p - log q is about 4,700: no proposal could ever compete
+    # at x = -100 log p - log q is about 5,200: no proposal could ever compete
     with pm.Model() as model:
         pm.Normal("x", 0, 1)
     approx = gaussian_q(model, 0.2, 0.7)
@@ -288,3 +289,12 @@ def test_a_random_density_is_refused():
         pm.Normal("y", x, 1, observed=batch, total_size=100)
     with pytest.raises(MismatchError, match="Minibatch"):
         FluidMetropolis(gaussian_q(model, 0, 1), model=model)
+
+
+def test_a_proposal_that_never_hits_the_support_gives_up():
+    with pm.Model() as model:
+        pm.HalfNormal("x", 1, default_transform=None)
+    step = FluidMetropolis(gaussian_q(model, -50.0, 0.5), model=model, rng=1)
+    with pytest.raises(SamplingError, match="fit again"):
+        for _ in range(1000):
+            step.step({"x": np.array(1.0)})
