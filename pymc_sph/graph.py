@@ -74,7 +74,10 @@ def check_free_variables(model: Model) -> None:
 
 
 def join_value_vars(
-    model: Model, point: Point, outputs: Sequence[Variable]
+    model: Model,
+    point: Point,
+    outputs: Sequence[Variable],
+    values: Sequence[Variable] | None = None,
 ) -> tuple[list[Variable], Variable]:
     """Rewrite `outputs` as functions of one float64 vector, the value variables joined.
 
@@ -85,18 +88,21 @@ def join_value_vars(
         A value per value variable; only the shapes matter.
     outputs : sequence of Variable
         Graphs of the model's value variables.
+    values : sequence of Variable, optional
+        Value variables to join, ``model.value_vars`` by default; others stay as they are.
 
     Returns
     -------
     outputs : list of Variable
     x : Variable
-        Vector of known length; coordinates in the order of ``model.value_vars``.
+        Vector of known length; coordinates in the order of `values`.
     """
-    sizes = [point[value.name].size for value in model.value_vars]
+    values = model.value_vars if values is None else values
+    sizes = [point[value.name].size for value in values]
     x = TensorType("float64", shape=(sum(sizes),))("theta")
     replace: dict[Variable, Variable] = {}
     stop = 0
-    for value, size in zip(model.value_vars, sizes, strict=True):
+    for value, size in zip(values, sizes, strict=True):
         start, stop = stop, stop + size
         part = x[start:stop].reshape(point[value.name].shape).astype(value.dtype)
         replace[value] = value.type.filter_variable(part)
