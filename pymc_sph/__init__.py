@@ -5,6 +5,7 @@ Importing this package makes ``pm.fit(method="sph")`` work.
 
 from pymc_sph.approximation import FluidApproximation
 from pymc_sph.checks import SettingsError
+from pymc_sph.collocated_settings import CollocatedSettings
 from pymc_sph.ensemble import StartError, fit_density
 from pymc_sph.errors import (
     BackendError,
@@ -28,6 +29,7 @@ from pymc_sph.version import VERSION as __version__
 __all__ = [
     "SPH",
     "BackendError",
+    "CollocatedSettings",
     "DiscreteVariableError",
     "FitResult",
     "FluidApproximation",

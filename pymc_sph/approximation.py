@@ -42,7 +42,8 @@ if TYPE_CHECKING:
 class FluidApproximation(Empirical):
     """Posterior approximation by a smoothed fluid; what ``pm.fit(method="sph")`` returns.
 
-    Every draw comes from the fluid's normalised density q, never from the particles alone.
+    Every draw comes from the fluid's normalised density q, never from the particles alone, unless
+    the settings ask for ``draws_from="particles"`` (collocated scheme only).
     Symbolic attributes (``mean``, ``std``, ``cov``, ``logq``, ``sample_node`` and so on) are as in
     every PyMC approximation and refer to the unconstrained space.
 
@@ -57,6 +58,9 @@ class FluidApproximation(Empirical):
         "interrupted", "failed" with an error; "running", and "not fitted" before all that.
     hist : ndarray (n_steps,)
         Minus the ELBO of every step, nats.
+    simulations : tuple
+        The fluids under way, at every step: of the collocated scheme, `Relaxation` objects whose
+        ``particles`` hold positions, velocities, densities and smoothing lengths.
     """
 
     _group_class = FluidGroup
@@ -66,6 +70,8 @@ class FluidApproximation(Empirical):
         self.result: FitResult | None = None
         self.status = "not fitted"
         self.hist = np.empty(0)
+        self.simulations: tuple[Any, ...] = ()
+        self.draws_from = "density"
         self.attrs: dict[str, Any] = {}
         self._target: Any = None
         self._transforms: dict[int, tuple[Any, Any]] = {}
@@ -175,7 +181,10 @@ class FluidApproximation(Empirical):
         draws = check_integer("draws", draws, 1, whole_floats=True)
         idata.check_kwargs("sample", idata_kwargs)
         rng = random_generator(random_seed)
-        sample = resampling.draw_pooled(mixture, self._logp, draws, rng)
+        draw = resampling.draw_pooled
+        if self.draws_from == "particles":
+            draw = resampling.draw_particles
+        sample = draw(mixture, self._logp, draws, rng)
         model = self._model(model)
         if not return_inferencedata:
             return self._multitrace(sample.theta, model)
@@ -227,12 +236,20 @@ class FluidApproximation(Empirical):
         """
         if importance not in ("psis", None):
             raise ValueError(f"importance must be 'psis' or None, not {importance!r}.")
+        particles = self.draws_from == "particles"
+        if particles and importance:
+            raise ValueError(
+                "Particles have no weights that would correct them: give importance=None, or fit "
+                "with draws_from='density'."
+            )
         mixture = self._fitted()
         draws = check_integer("draws", draws, 1, whole_floats=True)
         idata.check_kwargs("sample_chains", idata_kwargs)
         rng = random_generator(random_seed)
         chains = len(mixture.fluids)
         draw = resampling.draw_corrected if importance else resampling.draw_by_share
+        if particles:
+            draw = resampling.draw_particles
         sample = draw(mixture, self._logp, chains * draws, rng)
         sample = sample.take(resampling.deal(sample.fluid, chains, draws, rng))
         return self._container(

@@ -26,7 +26,7 @@ from pymc_sph.fluid.reuse import Memory
 from pymc_sph.fluid.schedule import Plan, Schedule
 from pymc_sph.fluid.simulate import Simulation
 from pymc_sph.fluid.state import Fluid, to_frame
-from pymc_sph.fluid.step import LogDensity, Observation, step
+from pymc_sph.fluid.step import LogDensity, Observation, Rates, step
 from pymc_sph.mixture import FluidMixture, fit_shares, pooled_field
 
 NEGLIGIBLE = 1e-3
@@ -98,9 +98,16 @@ class Confluence:
 
 
 def meet(
-    mixture: FluidMixture, target: LogDensity, n: int, rng: np.random.Generator
+    mixture: FluidMixture,
+    target: LogDensity,
+    n: int,
+    rng: np.random.Generator,
+    *,
+    settling: bool = True,
 ) -> tuple[FluidMixture, Witness, float]:
     """Let the masses of each fluid settle, and fit their shares, from n draws of each.
+
+    Without `settling` the masses within each fluid stay as they are.
 
     Returns
     -------
@@ -116,8 +123,9 @@ def meet(
     theta = np.stack([mixture.sample(n, rng, fluid=i).theta for i in range(n_fluids)])
     flat = theta.reshape(n_fluids * n, -1)
     logp = target(flat)[0].reshape(n_fluids, n)
-    settled = [_settle(f, *part) for f, *part in zip(mixture.fluids, theta, logp, strict=True)]
-    mixture = FluidMixture(tuple(settled), mixture.log_weights)
+    if settling:
+        settled = [_settle(f, *part) for f, *part in zip(mixture.fluids, theta, logp, strict=True)]
+        mixture = FluidMixture(tuple(settled), mixture.log_weights)
     log_q = np.stack([mixture.log_density(flat, i).reshape(n_fluids, n) for i in range(n_fluids)])
     own = logp - log_q[np.arange(n_fluids), np.arange(n_fluids)]
     elbo = np.array([x[np.isfinite(x)].mean() if np.isfinite(x).any() else -np.inf for x in own])
@@ -169,6 +177,15 @@ def join(
     )
     status = scheduling.CONVERGED if flat else scheduling.RUNNING
     return Confluence(mixture, plan, Schedule(level=1, status=status), run.n_probes, seed)
+
+
+def apart(mixture: FluidMixture, seed: tuple[int, ...]) -> Confluence:
+    """Fluids that have met but do not flow on: those of the collocated scheme, which has no probes.
+
+    They have stopped, and keep the shares of `mixture`.
+    """
+    plan = Plan(temperature=1.0, cooling=0, window=1, halvings=0, tol=1.0, rates=Rates())
+    return Confluence(mixture, plan, Schedule(status=scheduling.CONVERGED), 0, seed)
 
 
 def advance(together: Confluence, target: LogDensity) -> tuple[Confluence, Observation, np.ndarray]:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -19,27 +19,62 @@ from scipy.special import logsumexp, softmax
 
 from pymc_sph import confluence, gradient_free_start, importance
 from pymc_sph.checks import check_integer
+from pymc_sph.collocated_settings import CollocatedSettings
 from pymc_sph.confluence import Confluence, Witness
 from pymc_sph.density_target import DensityTarget, LogDensityFunction
 from pymc_sph.exploration import apart, distance, explore, near
 from pymc_sph.final_check import check
 from pymc_sph.fluid import schedule as scheduling
-from pymc_sph.fluid import simulate
 from pymc_sph.fluid.reuse import Memory
 from pymc_sph.fluid.schedule import Plan, Schedule
 from pymc_sph.fluid.simulate import Simulation
-from pymc_sph.fluid.state import pour
+from pymc_sph.fluid.state import Fluid, pour
 from pymc_sph.fluid.step import LogDensity, Observation, Rates
 from pymc_sph.mixture import FluidMixture, apportion
 from pymc_sph.result import FitResult, StepInfo
+from pymc_sph.schemes import AnySettings, settings_of
 from pymc_sph.seeds import integer_seed
-from pymc_sph.settings import Settings, make_settings
+from pymc_sph.settings import Settings
 from pymc_sph.start import Gaussian, find_starts
 
 HALVINGS = 3
 """Halvings of the step sizes without progress after which a fluid has converged."""
 CHECK, START, POSITIONS, MEETING, TOGETHER, EXPLORE = 1, 2, 3, 4, 5, 6
 """Keys that keep the random streams of a fit apart."""
+
+
+class Run(Protocol):
+    """One fluid under way, whatever its scheme: what the ensemble needs to know of it."""
+
+    @property
+    def fluid(self) -> Fluid:
+        """Its state, as the density that is returned."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it goes on."""
+
+    @property
+    def status(self) -> str:
+        """A status of `schedule`."""
+
+    @property
+    def n_steps(self) -> int:
+        """Steps taken."""
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the next step."""
+
+    @property
+    def cost(self) -> int:
+        """Evaluations of the target per step."""
+
+    def advance(self, target: LogDensity) -> tuple[Self, Observation]:
+        """Take one step."""
+
+    def reopen(self) -> Self:
+        """Let it go on if it has converged."""
 
 
 class StartError(ValueError):
@@ -52,12 +87,12 @@ class Ensemble:
 
     Attributes
     ----------
-    simulations : tuple of Simulation
-        The fluids.
+    simulations : tuple of Run
+        The fluids: `Simulation` or, in the collocated scheme, `Relaxation`.
     last : tuple of Observation
         What each fluid's last step saw.
-    settings : Settings
-        Settings of the fit.
+    settings : Settings or CollocatedSettings
+        Settings of the fit; they say which scheme the fluids follow.
     seed : int
         Seed of every random stream of the fit.
     n : int
@@ -70,9 +105,9 @@ class Ensemble:
         The fluids after they have met; `simulations` keeps them as they were.
     """
 
-    simulations: tuple[Simulation, ...]
+    simulations: tuple[Run, ...]
     last: tuple[Observation, ...]
-    settings: Settings
+    settings: AnySettings
     seed: int
     n: int
     n_evaluations: int
@@ -82,7 +117,7 @@ class Ensemble:
 
     @classmethod
     def start(
-        cls, target: LogDensity, points: np.ndarray, settings: Settings, seed: int, n: int
+        cls, target: LogDensity, points: np.ndarray, settings: AnySettings, seed: int, n: int
     ) -> Ensemble:
         """Run the L-BFGS or CMA-ES paths and place the fluids.
 
@@ -92,7 +127,7 @@ class Ensemble:
             theta (K, d) -> (log density (K,), gradient (K, d)), in unconstrained space.
         points : (P, d)
             Dispersed points of finite log density, a path each.
-        settings : Settings
+        settings : Settings or CollocatedSettings
             Settings of the fit. Here a formulation "auto" means "force".
         seed, n : int
             Seed, and largest number of steps.
@@ -114,8 +149,9 @@ class Ensemble:
         # paths from hot probes need gradients
         heat = 1.0 if pressure else settings.probe_temperature()
         found = explore(target, starts, heat, (seed, EXPLORE))
+        place = _placing(settings, target, found.modes)
         simulations = tuple(
-            _place(start, found.modes, i, settings, seed, n)
+            place(start, i, seed, n)
             for i, start in enumerate(choose([*starts, *found.modes], settings.fluids))
         )
         unseen = Observation(-np.inf, np.inf, 0.0, 0)
@@ -126,7 +162,7 @@ class Ensemble:
     def n_steps(self) -> int:
         """Steps taken: by the fluid that went furthest, and together."""
         common = self.together.schedule.step if self.together is not None else 0
-        return max(s.schedule.step for s in self.simulations) + common
+        return max(s.n_steps for s in self.simulations) + common
 
     @property
     def done(self) -> bool:
@@ -137,7 +173,7 @@ class Ensemble:
     @property
     def status(self) -> str:
         """Status of the fluids: the least finished one's, but "non_finite" only if all are."""
-        statuses = {s.schedule.status for s in self.simulations}
+        statuses = {s.status for s in self.simulations}
         if not statuses & {scheduling.RUNNING, scheduling.CONVERGED}:
             return scheduling.NON_FINITE
         if self.together is not None:
@@ -155,9 +191,9 @@ class Ensemble:
         for i, sim in enumerate(simulations):
             if not sim.running:
                 continue
-            hottest = max(hottest, scheduling.temperature(sim.plan, sim.schedule.step))
-            simulations[i], last[i] = simulate.advance(sim, target)
-            spent += sim.n_probes
+            hottest = max(hottest, sim.temperature)
+            simulations[i], last[i] = sim.advance(target)
+            spent += sim.cost
             nonfinite += last[i].n_nonfinite
         after = dataclasses.replace(
             self,
@@ -194,31 +230,34 @@ class Ensemble:
         rng = np.random.default_rng([self.seed, MEETING, self.n_steps])
         n_fluids = len(self.simulations)
         n = max(50, self.settings.draws // (2 * n_fluids))
-        mixture, witness, divergence = confluence.meet(self.mixture(), target, n, rng)
-        lost = self.status == scheduling.NON_FINITE
-        flat = divergence < self.settings.tol or n_fluids == 1 or lost
-        seed = (self.seed, TOGETHER)
+        seed, run = (self.seed, TOGETHER), self.simulations[0]
+        variational = isinstance(run, Simulation)  # particles of the paper's scheme weigh the same
+        mixture, witness, divergence = confluence.meet(
+            self.mixture(), target, n, rng, settling=variational
+        )
+        if isinstance(run, Simulation):
+            lost = self.status == scheduling.NON_FINITE
+            flat = divergence < run.plan.tol or n_fluids == 1 or lost
+            together = confluence.join(mixture, run, seed, flat=flat)
+            memories = tuple(s.memory for s in self.simulations if isinstance(s, Simulation))
+            kept = tuple(memory for memory in memories if memory is not None)
+            together = dataclasses.replace(together, memories=kept)
+        else:
+            together = confluence.apart(mixture, seed)
         return dataclasses.replace(
             self,
             witness=witness,
-            together=dataclasses.replace(
-                confluence.join(mixture, self.simulations[0], seed, flat=flat),
-                memories=tuple(s.memory for s in self.simulations if s.memory is not None),
-            ),
+            together=together,
             n_evaluations=self.n_evaluations + n * n_fluids,
         )
 
     def extend(self, n: int) -> Ensemble:
         """Allow n more steps, and let fluids that had stopped go on at their last step sizes."""
-        if self.together is not None:
-            return dataclasses.replace(
-                self, together=confluence.reopen(self.together), n=self.n_steps + n
-            )
-        simulations = tuple(
-            dataclasses.replace(s, schedule=scheduling.reopen(s.plan, s.schedule))
-            for s in self.simulations
-        )
-        return dataclasses.replace(self, simulations=simulations, n=self.n_steps + n)
+        n = self.n_steps + n
+        if self.together is not None and isinstance(self.simulations[0], Simulation):
+            return dataclasses.replace(self, together=confluence.reopen(self.together), n=n)
+        simulations = tuple(s.reopen() for s in self.simulations)
+        return dataclasses.replace(self, simulations=simulations, n=n, witness=None, together=None)
 
     def mixture(self) -> FluidMixture:
         """Return the fluids as they are; with equal shares as long as they have not met."""
@@ -283,6 +322,15 @@ def choose(starts: list[Gaussian], n_fluids: int) -> list[Gaussian]:
     return [ordered[i % len(ordered)] for i in range(n_fluids)]
 
 
+def _placing(
+    settings: AnySettings, target: LogDensity, modes: Sequence[Gaussian]
+) -> Callable[[Gaussian, int, int, int], Run]:
+    """Return the function of start, number, seed and n that places a fluid of these settings."""
+    if isinstance(settings, CollocatedSettings):
+        return lambda start, i, seed, n: settings.place(start, i, target, seed, n)
+    return lambda start, i, seed, n: _place(start, modes, i, settings, seed, n)
+
+
 def _place(
     start: Gaussian, modes: Sequence[Gaussian], i: int, settings: Settings, seed: int, n: int
 ) -> Simulation:
@@ -335,6 +383,7 @@ def fit_density(
     random_seed: Any = None,
     cores: int = 1,
     executor: Executor | None = None,
+    scheme: str = "variational",
     **settings: Any,
 ) -> FitResult:
     """Fit the fluids to a log density, without PyMC.
@@ -358,8 +407,10 @@ def fit_density(
         Processes, or an executor of `concurrent.futures`, that evaluate a function without
         gradient. Results do not depend on them. On systems other than Linux, a script that uses
         `cores` needs the guard ``if __name__ == "__main__"``.
+    scheme : {"variational", "collocated"}
+        The variational fluid, or SPH as the paper writes it.
     **settings
-        Fields of `Settings`.
+        Fields of `Settings`, or of `CollocatedSettings`.
 
     Returns
     -------
@@ -373,7 +424,7 @@ def fit_density(
     StartError
         If no start is finite.
     """
-    chosen = make_settings(settings)
+    chosen = settings_of(scheme, settings)
     dim = check_integer("dim", dim, 1)
     n = check_integer("n", n, 0, whole_floats=True)
     seed = integer_seed(random_seed)
@@ -383,7 +434,7 @@ def fit_density(
         points = spread[:, None] * rng.standard_normal((chosen.paths, dim))
     points = np.atleast_2d(np.asarray(points, dtype="float64"))
     target = DensityTarget(logp_and_grad, points[:1], chosen.formulation, cores, executor)
-    chosen = dataclasses.replace(chosen, formulation=target.formulation)
+    chosen = chosen.in_form(target.formulation)
     try:
         ensemble = Ensemble.start(target, points, chosen, seed, n)
         while not ensemble.done:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pymc_sph.result import FitResult
-    from pymc_sph.settings import Settings
+    from pymc_sph.schemes import AnySettings
 
 # PyMC's own converter decides, not the installed ArviZ: arviz 1.x still has `InferenceData`, a
 # shim that warns, and arviz_base can stand beside ArviZ 0.x.
@@ -129,7 +129,7 @@ def check_kwargs(method: str, given: Iterable[str]) -> None:
 def fit_attrs(
     result: FitResult | None,
     status: str,
-    settings: Settings,
+    settings: AnySettings,
     sampling_time: float,
     compile_time: float,
 ) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def fit_attrs(
         The finished fit; None if it ended without one.
     status : str
         How the fit ended.
-    settings : Settings
+    settings : Settings or CollocatedSettings
         Settings of the fit.
     sampling_time, compile_time : float
         Seconds spent on start, steps and check; on compilation.

@@ -24,8 +24,8 @@ from pymc_sph.checks import Callback, SettingsError, check_callbacks, check_inte
 from pymc_sph.ensemble import Ensemble
 from pymc_sph.graph import check_free_variables
 from pymc_sph.progress import progress
+from pymc_sph.schemes import settings_of
 from pymc_sph.seeds import integer_seed
-from pymc_sph.settings import Settings, make_settings
 from pymc_sph.target import Target, compile_target
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 ARGUMENTS = (
     "backend", "callbacks", "compile_kwargs", "cores", "executor", "inf_kwargs",
     "include_transformed", "method", "model", "progressbar", "progressbar_theme", "random_seed",
-    "score", "start", "threads",
+    "scheme", "score", "start", "threads",
 )  # fmt: skip
 """What `pymc.fit` and `SPH` take besides the settings; an unknown setting may be meant as one."""
 
@@ -64,8 +64,11 @@ class SPH(Inference):
     cores, executor
         Processes, or an executor of `concurrent.futures`, that evaluate the log density of a model
         without gradient; see `compile_target`. Results do not depend on them.
+    scheme : {"variational", "collocated"}
+        The variational fluid, or SPH as the paper writes it, with every term selectable.
     **settings
-        Fields of `pymc_sph.Settings`, such as ``fluids``, ``particles`` or ``temperature``.
+        Fields of `pymc_sph.Settings`, such as ``fluids``, ``particles`` or ``temperature``; with
+        ``scheme="collocated"``, of `pymc_sph.CollocatedSettings`.
 
     Raises
     ------
@@ -84,6 +87,7 @@ class SPH(Inference):
         threads: int | None = None,
         cores: int = 1,
         executor: Executor | None = None,
+        scheme: str = "variational",
         **settings: Any,
     ) -> None:
         # not super().__init__: it builds PyMC's gradient objective, and this is not one
@@ -95,7 +99,8 @@ class SPH(Inference):
             raise SettingsError(
                 f"start={shown(start)}: give a dictionary from names of variables to values"
             )
-        self.settings = make_settings(settings, ARGUMENTS)
+        self.settings = settings_of(scheme, settings, ARGUMENTS)
+        self.scheme = scheme
         self.random_seed = random_seed
         self.start = start
         self.threads = _threads(threads)
@@ -156,7 +161,7 @@ class SPH(Inference):
         compile_kwargs : dict, optional
             Arguments of `pytensor.function`.
         **kwargs
-            ``threads`` and fields of `pymc_sph.Settings`, for this fit and later ones.
+            ``threads``, ``scheme`` and the scheme's settings, for this fit and later ones.
 
         Returns
         -------
@@ -179,7 +184,7 @@ class SPH(Inference):
             target.reseed(seed)
             before = target.n_evaluations
             points = target.initial_points(self.settings.paths, seed, self.start)
-            settings = dataclasses.replace(self.settings, formulation=target.formulation)
+            settings = self.settings.in_form(target.formulation)
             self._ensemble = Ensemble.start(target, points, settings, seed, n)
             self._ensemble = dataclasses.replace(
                 self._ensemble, n_evaluations=target.n_evaluations - before
@@ -232,12 +237,15 @@ class SPH(Inference):
             )
         if "threads" in changes:
             self.threads = _threads(changes.pop("threads"))
-        if changes:
-            form = self.settings.tensor
-            given = {f.name: getattr(self.settings, f.name) for f in dataclasses.fields(Settings)}
-            self.settings = make_settings(given | changes, ARGUMENTS)
-            if self.settings.tensor != form:
-                self._approx = None
+        before, scheme = self.settings, changes.pop("scheme", self.scheme)
+        if scheme != self.scheme:  # nothing of the other scheme's settings carries over
+            self.settings = settings_of(scheme, changes, ARGUMENTS)
+            self.scheme = scheme
+        elif changes:
+            given = {f.name: getattr(before, f.name) for f in dataclasses.fields(before)}
+            self.settings = settings_of(scheme, given | changes, ARGUMENTS)
+        if getattr(self.settings, "tensor", None) != getattr(before, "tensor", None):
+            self._approx = None
 
     def _compile(self, backend: str | None, compile_kwargs: dict[str, Any] | None) -> Target:
         """Compile the log density, or take the one of the last fit if nothing has changed."""
@@ -363,6 +371,8 @@ class SPH(Inference):
         assert self._ensemble is not None and self._target is not None
         mixture = self._ensemble.mixture() if result is None else result.mixture
         self.approx.update(mixture, self._target, result, status=status)
+        self.approx.simulations = self._ensemble.simulations
+        self.approx.draws_from = getattr(self.settings, "draws_from", "density")
         if status != "running":
             self.approx.hist = self.hist
             self.approx.attrs = idata.fit_attrs(

@@ -9,6 +9,7 @@ import numpy as np
 
 from scipy.special import logsumexp
 
+from pymc_sph.fluid.state import to_unconstrained
 from pymc_sph.importance import psis
 from pymc_sph.mixture import FluidMixture, apportion
 
@@ -89,6 +90,24 @@ def _out_of_the_void(
         void = lp == -np.inf
     log_q = mixture.log_density(theta) - (np.log1p(-share) if share < 1 else 0.0)
     return Sample(theta, fluid, particle, lp, log_q)
+
+
+def draw_particles(
+    mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator
+) -> Sample:
+    """Draw n particles, each as often as its mass asks for, in random order.
+
+    ``log_q`` is the smoothed density there, so ``log_weight`` corrects nothing: the particles are
+    not draws from it.
+    """
+    sizes = [f.n_particles for f in mixture.fluids]
+    fluid = np.repeat(np.arange(len(sizes)), sizes)
+    particle = np.concatenate([np.arange(size) for size in sizes])
+    log_m = np.concatenate([f.log_m for f in mixture.fluids]) + mixture.log_weights[fluid]
+    theta = np.concatenate([to_unconstrained(f, f.z) for f in mixture.fluids])
+    index = rng.permutation(systematic(np.exp(log_m), n, rng))
+    theta = theta[index]
+    return Sample(theta, fluid[index], particle[index], logp(theta), mixture.log_density(theta))
 
 
 def draw_corrected(

@@ -164,6 +164,10 @@ class Settings:
             )
         self._keep("temperature", tuple(_temperature(given, t) for t in values))
 
+    def in_form(self, formulation: str) -> Settings:
+        """Return the settings with the formulation that the target turned out to need."""
+        return dataclasses.replace(self, formulation=formulation)
+
     def temperatures(self) -> tuple[Temperature, ...]:
         """Temperature of the first step of each fluid, or of every step."""
         value: Any = self.temperature
@@ -199,21 +203,25 @@ class Settings:
         return values
 
 
-def make_settings(values: Mapping[str, Any], others: Sequence[str] = ()) -> Settings:
-    """Make `Settings` from keyword arguments; an error for an unknown one suggests the nearest.
+def make_settings(
+    values: Mapping[str, Any], others: Sequence[str] = (), kind: type[Any] = Settings
+) -> Any:
+    """Make settings from keyword arguments; an error for an unknown one suggests the nearest.
 
     Parameters
     ----------
     values : mapping
-        Fields of `Settings`.
+        Fields of `kind`.
     others : sequence of str
         Other names that the caller takes, one of which may have been meant.
+    kind : type
+        `Settings`, or the settings of another scheme.
 
     Raises
     ------
     SettingsError
     """
-    names = [field.name for field in dataclasses.fields(Settings)]
+    names = [field.name for field in dataclasses.fields(kind)]
     for name in values:
         if name not in names:
             near = difflib.get_close_matches(name, [*names, *others], n=1)
@@ -221,7 +229,7 @@ def make_settings(values: Mapping[str, Any], others: Sequence[str] = ()) -> Sett
             raise SettingsError(
                 f"unknown setting {name!r}.{hint} The settings are {', '.join(names)}"
             )
-    return Settings(**values)
+    return kind(**values)
 
 
 def _is_sequence(value: Any) -> bool:

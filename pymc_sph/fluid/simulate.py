@@ -47,6 +47,35 @@ class Simulation:
         """Whether the stopping rule lets it go on."""
         return self.schedule.status == scheduling.RUNNING
 
+    @property
+    def status(self) -> str:
+        """Status of its schedule."""
+        return self.schedule.status
+
+    @property
+    def n_steps(self) -> int:
+        """Steps taken."""
+        return self.schedule.step
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the next step."""
+        return scheduling.temperature(self.plan, self.schedule.step)
+
+    @property
+    def cost(self) -> int:
+        """Evaluations of the target per step."""
+        return self.n_probes
+
+    def advance(self, target: LogDensity) -> tuple[Simulation, Observation]:
+        """Take one step of the fluid and of its schedule."""
+        return advance(self, target)
+
+    def reopen(self) -> Simulation:
+        """Let a stopped fluid go on, at its last step sizes."""
+        schedule = scheduling.reopen(self.plan, self.schedule)
+        return dataclasses.replace(self, schedule=schedule)
+
 
 def advance(simulation: Simulation, target: LogDensity) -> tuple[Simulation, Observation]:
     """Take one step of the fluid and of its schedule."""
