@@ -12,14 +12,17 @@ from pymc_sph.errors import (
     DiscreteVariableError,
     GradientError,
     InitialPointError,
+    MismatchError,
     NoFreeVariablesError,
 )
 from pymc_sph.importance import Verdict
 from pymc_sph.inference import SPH, UnreliableFitWarning
+from pymc_sph.model_comparison import compare_evidence
 from pymc_sph.one_call import fit
 from pymc_sph.registration import register, unregister
 from pymc_sph.result import FitResult
 from pymc_sph.settings import Settings
+from pymc_sph.step_method import FluidMetropolis
 from pymc_sph.target import compile_target
 from pymc_sph.version import VERSION as __version__
 
@@ -30,8 +33,10 @@ __all__ = [
     "DiscreteVariableError",
     "FitResult",
     "FluidApproximation",
+    "FluidMetropolis",
     "GradientError",
     "InitialPointError",
+    "MismatchError",
     "NoFreeVariablesError",
     "Settings",
     "SettingsError",
@@ -39,6 +44,7 @@ __all__ = [
     "UnreliableFitWarning",
     "Verdict",
     "__version__",
+    "compare_evidence",
     "compile_target",
     "fit",
     "fit_density",

@@ -210,6 +210,15 @@ class CollocatedSettings:
         found = tuple(t for t in numbers if t is not None)
         return found if listed else found[0]
 
+    @property
+    def formulation(self) -> str:
+        """Form of the variational fluid that the start and the result go by."""
+        return "force"
+
+    def in_form(self, formulation: str) -> CollocatedSettings:
+        """Return the settings as they are: what the target enters by is a setting of its own."""
+        return self
+
     def temperatures(self) -> tuple[float, ...]:
         """Temperature of the first step of each fluid."""
         value = self.temperature

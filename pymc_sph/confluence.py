@@ -21,6 +21,8 @@ from pymc_sph import importance
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid.density import draw_noise
 from pymc_sph.fluid.mass import settle
+from pymc_sph.fluid.pressure_step import pressure_step
+from pymc_sph.fluid.reuse import Memory
 from pymc_sph.fluid.schedule import Plan, Schedule
 from pymc_sph.fluid.simulate import Simulation
 from pymc_sph.fluid.state import Fluid, to_frame
@@ -68,6 +70,8 @@ class Confluence:
         Probes per step and fluid.
     seed : tuple of int
         Seed of the noise; step and fluid are added to it.
+    memories : tuple of Memory
+        Probes of each fluid's last steps, in the pressure form; none in the force form.
     """
 
     mixture: FluidMixture
@@ -75,6 +79,7 @@ class Confluence:
     schedule: Schedule
     n_probes: int
     seed: tuple[int, ...]
+    memories: tuple[Memory, ...] = ()
 
     @property
     def running(self) -> bool:
@@ -198,13 +203,18 @@ def advance(together: Confluence, target: LogDensity) -> tuple[Confluence, Obser
     mixture = together.mixture
     field = pooled_field(mixture)
     rates = scheduling.rates(together.plan, together.schedule)
-    fluids = list(mixture.fluids)
+    fluids, memories = list(mixture.fluids), list(together.memories)
     shares = np.exp(mixture.log_weights)
     seen: dict[int, Observation] = {}
     for i in together.carrying:
         rng = np.random.default_rng([*together.seed, int(i), together.schedule.step])
         noise = draw_noise(rng, together.n_probes, mixture.dim)
-        fluids[i], seen[i] = step(fluids[i], noise, target, rates, around=field)
+        if memories:
+            fluids[i], memories[i], seen[i] = pressure_step(
+                fluids[i], memories[i], noise, target, rates, around=field
+            )
+        else:
+            fluids[i], seen[i] = step(fluids[i], noise, target, rates, around=field)
     elbos = np.full(len(fluids), np.nan)
     elbos[list(seen)] = [o.elbo for o in seen.values()]
     pooled = _pool(seen, shares)
@@ -214,7 +224,10 @@ def advance(together: Confluence, target: LogDensity) -> tuple[Confluence, Obser
             log_shares[i] += np.clip(rates.mass * (o.elbo - pooled.elbo), -1.0, 1.0)
     after = FluidMixture(tuple(fluids), log_shares - logsumexp(log_shares))
     schedule = scheduling.advance(together.plan, together.schedule, pooled, together.cost)
-    return dataclasses.replace(together, mixture=after, schedule=schedule), pooled, elbos
+    together = dataclasses.replace(
+        together, mixture=after, schedule=schedule, memories=tuple(memories)
+    )
+    return together, pooled, elbos
 
 
 def reopen(together: Confluence) -> Confluence:

@@ -56,7 +56,7 @@ class Engine(Protocol):
 
     name: str
 
-    def __call__(self, theta: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
+    def __call__(self, theta: Array) -> tuple[Array, Array | None, NDArray[np.bool_]]:
         """Evaluate a batch: log density (K,), gradient (K, d), and which rows raised (K,)."""
 
     def evaluate_one(self, theta: Array) -> None:

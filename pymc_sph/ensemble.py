@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -16,13 +17,15 @@ import numpy as np
 
 from scipy.special import logsumexp, softmax
 
-from pymc_sph import confluence, importance
+from pymc_sph import confluence, gradient_free_start, importance
 from pymc_sph.checks import check_integer
 from pymc_sph.collocated_settings import CollocatedSettings
 from pymc_sph.confluence import Confluence, Witness
+from pymc_sph.density_target import DensityTarget, LogDensityFunction
 from pymc_sph.exploration import apart, distance, explore, near
 from pymc_sph.final_check import check
 from pymc_sph.fluid import schedule as scheduling
+from pymc_sph.fluid.reuse import Memory
 from pymc_sph.fluid.schedule import Plan, Schedule
 from pymc_sph.fluid.simulate import Simulation
 from pymc_sph.fluid.state import Fluid, pour
@@ -99,7 +102,7 @@ class Ensemble:
     n : int
         Largest number of steps.
     n_evaluations, n_nonfinite : int
-        Gradients spent; probes set aside.
+        Gradients or log densities spent; probes set aside.
     witness : Witness, optional
         What the fluids witnessed, once they have met.
     together : Confluence, optional
@@ -120,7 +123,7 @@ class Ensemble:
     def start(
         cls, target: LogDensity, points: np.ndarray, settings: AnySettings, seed: int, n: int
     ) -> Ensemble:
-        """Run the L-BFGS paths and place the fluids.
+        """Run the L-BFGS or CMA-ES paths and place the fluids.
 
         Parameters
         ----------
@@ -129,7 +132,7 @@ class Ensemble:
         points : (P, d)
             Dispersed points of finite log density, a path each.
         settings : Settings or CollocatedSettings
-            Settings of the fit.
+            Settings of the fit. Here a formulation "auto" means "force".
         seed, n : int
             Seed, and largest number of steps.
 
@@ -139,13 +142,17 @@ class Ensemble:
             If no path came to a Gaussian of finite ELBO.
         """
         points = np.atleast_2d(np.asarray(points, dtype="float64"))
-        starts, spent = find_starts(target, points, (seed, START))
+        pressure = settings.formulation == "pressure"
+        find = gradient_free_start.find_starts if pressure else find_starts
+        starts, spent = find(target, points, (seed, START))
         if not starts:
             raise StartError(
                 f"none of the {len(points)} starting points led to a region where the log density "
                 "is finite; give other points (`start`), or check the model's support"
             )
-        found = explore(target, starts, settings.probe_temperature(), (seed, EXPLORE))
+        # paths from hot probes need gradients
+        heat = 1.0 if pressure else settings.probe_temperature()
+        found = explore(target, starts, heat, (seed, EXPLORE))
         place = _placing(settings, target, found.modes)
         simulations = tuple(
             place(start, i, seed, n)
@@ -236,6 +243,9 @@ class Ensemble:
             lost = self.status == scheduling.NON_FINITE
             flat = divergence < run.plan.tol or n_fluids == 1 or lost
             together = confluence.join(mixture, run, seed, flat=flat)
+            memories = tuple(s.memory for s in self.simulations if isinstance(s, Simulation))
+            kept = tuple(memory for memory in memories if memory is not None)
+            together = dataclasses.replace(together, memories=kept)
         else:
             together = confluence.apart(mixture, seed)
         return dataclasses.replace(
@@ -301,6 +311,7 @@ class Ensemble:
             n_evaluations=met.n_evaluations + self.settings.draws,
             n_nonfinite=self.n_nonfinite + seen.n_nonfinite,
             verdict=importance.judge(found),
+            formulation="pressure" if self.settings.formulation == "pressure" else "force",
         )
 
 
@@ -363,16 +374,19 @@ def _place(
             trust=settings.trust,
         ),
     )
-    return Simulation(fluid, plan, Schedule(), probes, (seed, 0, i))
+    memory = Memory() if settings.formulation == "pressure" else None
+    return Simulation(fluid, plan, Schedule(), probes, (seed, 0, i), memory)
 
 
 def fit_density(
-    logp_and_grad: LogDensity,
+    logp_and_grad: LogDensityFunction,
     dim: int,
     *,
     points: np.ndarray | None = None,
     n: int = 10_000,
     random_seed: Any = None,
+    cores: int = 1,
+    executor: Executor | None = None,
     scheme: str = "variational",
     **settings: Any,
 ) -> FitResult:
@@ -382,7 +396,9 @@ def fit_density(
     ----------
     logp_and_grad : callable
         theta (K, d) -> (log density (K,), its gradient (K, d)), on all of R^d. The log density
-        need not be normalised; entries may be non-finite.
+        need not be normalised; entries may be non-finite. A function that returns the log density
+        alone is fitted in the pressure form; there it may raise for some points, which then count
+        as points without density.
     dim : int
         Dimension d.
     points : (P, d), optional
@@ -391,6 +407,10 @@ def fit_density(
         Largest number of steps; 0 leaves the fluids at their starts.
     random_seed : int, array of int, Generator or None
         Seed of everything random; the same integer gives the same bits, None others every time.
+    cores, executor
+        Processes, or an executor of `concurrent.futures`, that evaluate a function without
+        gradient. Results do not depend on them. On systems other than Linux, a script that uses
+        `cores` needs the guard ``if __name__ == "__main__"``.
     scheme : {"variational", "collocated"}
         The variational fluid, or SPH as the paper writes it.
     **settings
@@ -416,7 +436,15 @@ def fit_density(
         rng = np.random.default_rng([seed, START, 0])
         spread = np.where(np.arange(chosen.paths) % 2, 3.0, 1.0)
         points = spread[:, None] * rng.standard_normal((chosen.paths, dim))
-    ensemble = Ensemble.start(logp_and_grad, points, chosen, seed, n)
-    while not ensemble.done:
-        ensemble, _ = ensemble.step(logp_and_grad)
-    return ensemble.finish(logp_and_grad)
+    points = np.atleast_2d(np.asarray(points, dtype="float64"))
+    target = DensityTarget(logp_and_grad, points[:1], chosen.formulation, cores, executor)
+    chosen = chosen.in_form(target.formulation)
+    try:
+        ensemble = Ensemble.start(target, points, chosen, seed, n)
+        while not ensemble.done:
+            ensemble, _ = ensemble.step(target)
+        result = ensemble.finish(target)
+        spent, failed = target.n_evaluations, target.n_failed
+        return dataclasses.replace(result, n_evaluations=spent, n_failed=failed)
+    finally:
+        target.release()

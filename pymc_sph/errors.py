@@ -24,3 +24,7 @@ class BackendError(ValueError):
 
 class InitialPointError(SamplingError):
     """No starting point with a finite log density and gradient was found."""
+
+
+class MismatchError(ValueError):
+    """An approximation does not fit the model it is used with; the message names the variable."""

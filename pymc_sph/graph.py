@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 
 from collections.abc import Sequence
@@ -25,6 +26,8 @@ from pytensor.tensor.type import TensorType
 
 from pymc_sph.errors import DiscreteVariableError, GradientError, NoFreeVariablesError
 
+logger = logging.getLogger(__name__)
+
 Point = dict[str, NDArray[Any]]
 
 LARGE_CONSTANT = 1_000_000
@@ -33,16 +36,19 @@ LARGE_CONSTANT = 1_000_000
 
 @dataclass(frozen=True)
 class LogpGraph:
-    """Joint log density and gradient as functions of the joined unconstrained vector `x`."""
+    """Joint log density and gradient as functions of the joined unconstrained vector `x`.
+
+    The gradient is None in the pressure form.
+    """
 
     x: Variable
     logp: Variable
-    grad: Variable
+    grad: Variable | None
 
     @property
     def random(self) -> bool:
         """Whether the graph draws random numbers (``pm.Minibatch``)."""
-        return bool(find_rng_nodes([self.logp, self.grad]))
+        return bool(find_rng_nodes([self.logp] if self.grad is None else [self.logp, self.grad]))
 
 
 def check_free_variables(model: Model) -> None:
@@ -68,7 +74,10 @@ def check_free_variables(model: Model) -> None:
 
 
 def join_value_vars(
-    model: Model, point: Point, outputs: Sequence[Variable]
+    model: Model,
+    point: Point,
+    outputs: Sequence[Variable],
+    values: Sequence[Variable] | None = None,
 ) -> tuple[list[Variable], Variable]:
     """Rewrite `outputs` as functions of one float64 vector, the value variables joined.
 
@@ -79,18 +88,21 @@ def join_value_vars(
         A value per value variable; only the shapes matter.
     outputs : sequence of Variable
         Graphs of the model's value variables.
+    values : sequence of Variable, optional
+        Value variables to join, ``model.value_vars`` by default; others stay as they are.
 
     Returns
     -------
     outputs : list of Variable
     x : Variable
-        Vector of known length; coordinates in the order of ``model.value_vars``.
+        Vector of known length; coordinates in the order of `values`.
     """
-    sizes = [point[value.name].size for value in model.value_vars]
+    values = model.value_vars if values is None else values
+    sizes = [point[value.name].size for value in values]
     x = TensorType("float64", shape=(sum(sizes),))("theta")
     replace: dict[Variable, Variable] = {}
     stop = 0
-    for value, size in zip(model.value_vars, sizes, strict=True):
+    for value, size in zip(values, sizes, strict=True):
         start, stop = stop, stop + size
         part = x[start:stop].reshape(point[value.name].shape).astype(value.dtype)
         replace[value] = value.type.filter_variable(part)
@@ -106,13 +118,22 @@ def model_logp(model: Model, *, sum: bool = True) -> Any:
     return model.logp(factors, sum=sum)
 
 
-def build_graph(model: Model, point: Point) -> LogpGraph:
+def build_graph(model: Model, point: Point, formulation: str = "auto") -> LogpGraph:
     """Build the graphs of log density and gradient; compiles nothing.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    point : dict
+        A value per value variable; only the shapes matter.
+    formulation : {"auto", "force", "pressure"}
+        With "pressure" there is no gradient, with "auto" only if it can be built.
 
     Raises
     ------
     GradientError
-        An Op of the model has no gradient.
+        An Op of the model has no gradient, and the force form was asked for; or the log density
+        is random, and the pressure form is needed.
     """
     check = (
         "local_check_parameter_to_ninf_switch"
@@ -126,21 +147,38 @@ def build_graph(model: Model, point: Point) -> LogpGraph:
     logp = lower_dims(logp)
     logp = rewrite_graph(logp, include=("canonicalize", "stabilize", check))
     logp = _share_large_constants(logp.astype("float64"))
-    try:
-        grad = pt.grad(logp, x)
-    except DisconnectedInputError:
+    grad = None if formulation == "pressure" else _gradient(model, logp, x, formulation == "force")
+    graph = LogpGraph(x, logp, grad)
+    if grad is None and graph.random:
         raise GradientError(
-            "The log density does not depend on the free variables "
-            f"{', '.join(rv.name for rv in model.free_RVs)}: their priors are flat, and nothing "
-            "observed depends on them, so there is no posterior. Give them proper priors."
+            "The log density draws random numbers (pm.Minibatch, pm.Simulator), and the pressure "
+            "form compares values at different parameters, which then differ by chance: use a "
+            "model with gradient, without Minibatch, or pm.sample_smc for a pm.Simulator."
+        )
+    return graph
+
+
+def _gradient(model: Model, logp: Variable, x: Variable, needed: bool) -> Variable | None:
+    """Gradient of `logp`; None, or an error where it is needed, if an Op has none."""
+    try:
+        return pt.grad(logp, x)
+    except DisconnectedInputError:
+        free = ", ".join(rv.name for rv in model.free_RVs)
+        raise GradientError(
+            f"The log density does not depend on the free variables {free}: their priors are flat, "
+            "and nothing observed depends on them, so there is no posterior. Give them proper "
+            "priors."
         ) from None
     except (NotImplementedError, NullTypeGradError) as err:
-        raise GradientError(
-            f"The log density of the model has no gradient because of {_culprits(logp, x)}: {err}\n"
-            "pymc-sph needs the gradient for now: give the Op a `pullback` (`grad`) method, or "
-            "write it with PyTensor operations."
-        ) from err
-    return LogpGraph(x, logp, grad)
+        culprits = _culprits(logp, x)
+        if needed:
+            raise GradientError(
+                f"The log density of the model has no gradient because of {culprits}: {err}\n"
+                "Give the Op a `pullback` (`grad`) method, write it with PyTensor operations, or "
+                "use formulation='pressure', which needs no gradient."
+            ) from err
+        logger.info("No gradient because of %s: the fit takes the pressure form.", culprits)
+        return None
 
 
 def lower_dims(graph: Variable) -> Variable:

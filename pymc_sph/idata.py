@@ -158,7 +158,8 @@ def fit_attrs(
     }
     if result is None:
         return attrs
-    figures = ("n_steps", "n_evaluations", "n_nonfinite", "elbo", "log_evidence",
+    figures = ("formulation", "n_steps", "n_evaluations", "n_nonfinite", "n_failed",
+               "elbo", "log_evidence",
                "log_evidence_se", "pareto_k", "importance_ess", "r_hat")  # fmt: skip
     attrs |= {name: getattr(result, name) for name in figures}
     attrs["verdict"] = result.verdict.grade

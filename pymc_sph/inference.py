@@ -8,6 +8,7 @@ import time
 import warnings
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -30,9 +31,9 @@ from pymc_sph.target import Target, compile_target
 logger = logging.getLogger(__name__)
 
 ARGUMENTS = (
-    "backend", "callbacks", "compile_kwargs", "inf_kwargs", "include_transformed", "method",
-    "model", "progressbar", "progressbar_theme", "random_seed", "scheme", "score", "start",
-    "threads",
+    "backend", "callbacks", "compile_kwargs", "cores", "executor", "inf_kwargs",
+    "include_transformed", "method", "model", "progressbar", "progressbar_theme", "random_seed",
+    "scheme", "score", "start", "threads",
 )  # fmt: skip
 """What `pymc.fit` and `SPH` take besides the settings; an unknown setting may be meant as one."""
 
@@ -60,6 +61,9 @@ class SPH(Inference):
     threads : int, optional
         Threads that evaluate the log density; all cores, up to 4, by default. Results do not
         depend on it.
+    cores, executor
+        Processes, or an executor of `concurrent.futures`, that evaluate the log density of a model
+        without gradient; see `compile_target`. Results do not depend on them.
     scheme : {"variational", "collocated"}
         The variational fluid, or SPH as the paper writes it, with every term selectable.
     **settings
@@ -81,6 +85,8 @@ class SPH(Inference):
         start: dict[str, Any] | None = None,
         *,
         threads: int | None = None,
+        cores: int = 1,
+        executor: Executor | None = None,
         scheme: str = "variational",
         **settings: Any,
     ) -> None:
@@ -98,6 +104,8 @@ class SPH(Inference):
         self.random_seed = random_seed
         self.start = start
         self.threads = _threads(threads)
+        self.cores = check_integer("cores", cores, 1)
+        self.executor = executor
         self.hist = np.empty(0)
         self.state: Any = None
         self._ensemble: Ensemble | None = None
@@ -164,7 +172,7 @@ class SPH(Inference):
         InitialPointError, StartError
             If log p is finite at no starting point.
         GradientError
-            If the log density has no gradient.
+            If the log density has no gradient and the formulation is "force".
         """
         n = check_integer("n", n, 0, whole_floats=True)
         callbacks = check_callbacks(callbacks)
@@ -174,8 +182,13 @@ class SPH(Inference):
             target = self._compile(backend, compile_kwargs)
             began = time.perf_counter()
             target.reseed(seed)
+            before = target.n_evaluations
             points = target.initial_points(self.settings.paths, seed, self.start)
-            self._ensemble = Ensemble.start(target, points, self.settings, seed, n)
+            settings = self.settings.in_form(target.formulation)
+            self._ensemble = Ensemble.start(target, points, settings, seed, n)
+            self._ensemble = dataclasses.replace(
+                self._ensemble, n_evaluations=target.n_evaluations - before
+            )
             self._seconds = time.perf_counter() - began
             self.hist = np.empty(0)
             self.approx.groups[0].include_transformed = include_transformed
@@ -236,13 +249,19 @@ class SPH(Inference):
 
     def _compile(self, backend: str | None, compile_kwargs: dict[str, Any] | None) -> Target:
         """Compile the log density, or take the one of the last fit if nothing has changed."""
-        options = (backend, compile_kwargs, self.threads)
+        options = (backend, compile_kwargs, self.threads, self.settings.formulation)
         if self._target is not None and self._target.dim != self._dim():
             # pm.set_data has changed a length, and with it the size of a variable
             self._target = self._approx = None
         if self._target is None or self._options != options:
             self._target = compile_target(
-                self.model, threads=self.threads, backend=backend, compile_kwargs=compile_kwargs
+                self.model,
+                formulation=self.settings.formulation,
+                threads=self.threads,
+                cores=self.cores,
+                executor=self.executor,
+                backend=backend,
+                compile_kwargs=compile_kwargs,
             )
             self._options = options
         return self._target
@@ -251,7 +270,7 @@ class SPH(Inference):
         self, score: bool | None, callbacks: Sequence[Callback], progressbar: bool, theme: Any
     ) -> None:
         """Step until the ensemble is done; keep what there is if the fit ends early."""
-        assert self._ensemble is not None
+        assert self._ensemble is not None and self._target is not None
         self.state = (score, callbacks)
         losses: list[float] = []
         score = True if score is None else bool(score)
@@ -270,11 +289,14 @@ class SPH(Inference):
             status, error = "failed", err
         self._seconds += time.perf_counter() - began
         self.hist = np.concatenate([self.hist, losses])
-        if error is None:
-            self._conclude(status)
-        else:
-            self._keep_failed(error)
-            raise error
+        try:
+            if error is None:
+                self._conclude(status)
+            else:
+                self._keep_failed(error)
+                raise error
+        finally:
+            self._target.release()
 
     def _take_steps(
         self,
@@ -307,6 +329,7 @@ class SPH(Inference):
         began = time.perf_counter()
         try:
             result = self._ensemble.finish(self._target, status)
+            result = dataclasses.replace(result, n_failed=self._target.n_failed)
         except BaseException as err:
             interrupted = isinstance(err, KeyboardInterrupt)
             self._hand_over(None, "interrupted" if interrupted else "failed")
@@ -323,7 +346,8 @@ class SPH(Inference):
             warnings.warn(message, UnreliableFitWarning, stacklevel=2)
         else:
             level = logging.INFO if grade == importance.RELIABLE else logging.WARNING
-            logger.log(level, "Verdict on the SPH fit: %s", result.verdict)
+            form = result.formulation
+            logger.log(level, "Verdict on the SPH fit (%s form): %s", form, result.verdict)
 
     def _keep_failed(self, error: BaseException) -> None:
         """Keep the fluids of a fit that `error` ended; nothing here may stand in its way."""

@@ -38,8 +38,9 @@ def dispersed_points(
 ) -> Array:
     """Draw `n` starting points with finite log density and gradient.
 
-    The stages, until there are enough points: jitter around PyMC's starting point at several
-    scales; draws from the prior; small jitter around what was found.
+    The stages, until there are enough points: in the pressure form, draws from the prior; jitter
+    around PyMC's starting point at several scales; draws from the prior; small jitter around what
+    was found.
 
     Parameters
     ----------
@@ -63,7 +64,13 @@ def dispersed_points(
     point = start(_int_seed(rng))
     centre = ravel_point(target.model, point)
     tries = max(TRIES, 2 * n)
-    found = _finite(target, _jitter(centre, SCALES, tries, rng), n)
+    if target.formulation == "pressure":  # CMA-ES takes its first steps from their spread
+        found = _prior_points(target, n, n, overrides, rng)
+    else:
+        found = np.empty((0, target.dim))
+    if len(found) < n:
+        jittered = _jitter(centre, SCALES, tries, rng)
+        found = np.concatenate([found, _finite(target, jittered, n - len(found))])
     if len(found) < n:
         found = np.concatenate(
             [found, _prior_points(target, tries, n - len(found), overrides, rng)]
@@ -95,7 +102,9 @@ def _finite(target: Target, points: Array, n: int) -> Array:
         block = points[start : start + max(n, 1)]
         block = block[np.isfinite(block).all(axis=1)]
         logp, grad = target(block)
-        good = np.isfinite(logp) & np.isfinite(grad).all(axis=1)
+        good = np.isfinite(logp)
+        if grad is not None:
+            good &= np.isfinite(grad).all(axis=1)
         kept = np.concatenate([kept, block[good]])
         if len(kept) >= n:
             break
@@ -171,7 +180,7 @@ def _explain(target: Target, theta: Array, point: Point) -> str:
         first_line = str(error).strip().split("\n")[0]
         return f"The log density cannot be evaluated at the starting point: {first_line}\n{remedy}"
     logp, grad = target(theta[None, :])
-    if np.isfinite(logp[0]):
+    if grad is not None and np.isfinite(logp[0]):
         bad = [target.labels[i] for i in np.flatnonzero(~np.isfinite(grad[0]))[:10]]
         return (
             "The gradient of the log density is not finite at the starting point, with respect to: "

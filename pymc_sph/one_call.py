@@ -48,7 +48,7 @@ def fit(
     idata_kwargs : dict, optional
         ``coords``, ``dims``, ``log_likelihood`` and ``log_prior`` for the result.
     **settings
-        Fields of `pymc_sph.Settings`, and ``threads``.
+        Fields of `pymc_sph.Settings`, and ``threads``, ``cores`` and ``executor`` of `SPH`.
 
     Returns
     -------

@@ -25,7 +25,7 @@ class StepInfo:
     elbos : (F,)
         ELBO of every fluid, nats.
     n_evaluations, n_nonfinite : int
-        Gradients spent so far, the start included; probes set aside so far.
+        Gradients or log densities spent so far, the start included; probes set aside so far.
     """
 
     step: int
@@ -58,9 +58,13 @@ class FitResult:
     status : str
         "converged", "max_steps", "interrupted" or "non_finite".
     n_steps, n_evaluations, n_nonfinite : int
-        Steps, gradients, and probes and draws where log p was not finite.
+        Steps, evaluations of the log density, and probes and draws where it was not finite.
     verdict : Verdict
         How far to trust it.
+    formulation : {"force", "pressure"}
+        Whether gradients were used, or values alone.
+    n_failed : int
+        Evaluations that raised an error.
     """
 
     mixture: FluidMixture
@@ -76,3 +80,5 @@ class FitResult:
     n_evaluations: int
     n_nonfinite: int
     verdict: Verdict
+    formulation: str = "force"
+    n_failed: int = 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pymc_sph.checks import SettingsError, check_integer, finite_real, shown
-from pymc_sph.fluid import resolution
+from pymc_sph.fluid import pressure_step, resolution
 from pymc_sph.fluid.schedule import Temperature
 
 FULL_TENSOR_MAX_DIM = 30
@@ -31,6 +31,9 @@ class Settings:
 
     Parameters
     ----------
+    formulation : {"auto", "force", "pressure"}
+        "force" moves the particles by the gradient of the log density, "pressure" by its values
+        alone. "auto" is "force" where there is a gradient.
     fluids : int
         Number of independent fluids.
     particles : int, optional
@@ -61,7 +64,7 @@ class Settings:
     tol : float
         Nats of the ELBO that count as progress between two windows.
     paths : int
-        L-BFGS paths of the start; the best of them start the fluids.
+        L-BFGS or (pressure form) CMA-ES paths of the start; the best of them start the fluids.
     draws : int
         Draws of the final check: shares of the fluids, evidence, ESS, Pareto k.
 
@@ -71,6 +74,7 @@ class Settings:
         For a value outside its range; the message names the setting.
     """
 
+    formulation: str = "auto"
     fluids: int = 4
     particles: int | None = None
     probes: int | None = None
@@ -103,6 +107,11 @@ class Settings:
                 raise SettingsError(
                     f"probes={self.probes}: probes come in antithetic pairs, give an even number"
                 )
+        forms = ("auto", "force", "pressure")
+        if not isinstance(self.formulation, str) or self.formulation not in forms:
+            raise SettingsError(
+                f"formulation={shown(self.formulation)}: choose one of 'auto', 'force', 'pressure'"
+            )
         if not isinstance(self.tensor, str) or self.tensor not in ("auto", "full", "diagonal"):
             raise SettingsError(
                 f"tensor={shown(self.tensor)}: choose one of 'auto', 'full', 'diagonal'"
@@ -155,6 +164,10 @@ class Settings:
             )
         self._keep("temperature", tuple(_temperature(given, t) for t in values))
 
+    def in_form(self, formulation: str) -> Settings:
+        """Return the settings with the formulation that the target turned out to need."""
+        return dataclasses.replace(self, formulation=formulation)
+
     def temperatures(self) -> tuple[Temperature, ...]:
         """Temperature of the first step of each fluid, or of every step."""
         value: Any = self.temperature
@@ -174,6 +187,9 @@ class Settings:
 
     def sizes(self, dim: int, modes: int = 1) -> tuple[int, int]:
         """Particles and probes of each fluid in this dimension, with this many modes to hold."""
+        if self.formulation == "pressure":
+            default = pressure_step.default_sizes(dim)
+            return self.particles or default[0], self.probes or default[1]
         particles = self.particles or max(resolution.default_particles(dim), PER_MODE * modes)
         return particles, self.probes or resolution.default_probes(dim, particles)
 

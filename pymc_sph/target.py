@@ -8,6 +8,7 @@ import os
 import time
 
 from collections.abc import Mapping
+from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -29,6 +30,7 @@ from pymc_sph.graph import (
     ravel_point,
 )
 from pymc_sph.initial_points import dispersed_points
+from pymc_sph.row_engine import RowEngine
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +46,8 @@ BACKENDS = ("numba", "c", "jax")
 class Target:
     """Joint log density of a model, with the Jacobian, and its gradient, for batches.
 
-    Made by `compile_target`; called as ``logp, grad = target(theta)``.
+    Made by `compile_target`; called as ``logp, grad = target(theta)``. In the pressure form the
+    gradient is None.
 
     Parameters
     ----------
@@ -53,6 +56,8 @@ class Target:
         Compiled evaluator.
     labels : list of str
         One name per coordinate, such as ``tau_log__`` or ``theta[3]``.
+    formulation : {"force", "pressure"}
+        Whether there is a gradient or not.
     random : bool
         Whether the density is random (``pm.Minibatch``).
     options : dict
@@ -75,11 +80,13 @@ class Target:
         engine: Engine,
         *,
         labels: list[str],
+        formulation: str = "force",
         random: bool = False,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         self.model = model
         self.labels = labels
+        self.formulation = formulation
         self.random = random
         self.compile_time = 0.0
         self.n_evaluations = 0
@@ -104,10 +111,10 @@ class Target:
 
     @property
     def engine(self) -> str:
-        """Name of the engine in use: "loop" or "vectorized"."""
+        """Name of the engine in use: "loop", "vectorized" or "rows"."""
         return self._engine.name
 
-    def __call__(self, theta: ArrayLike) -> tuple[Array, Array]:
+    def __call__(self, theta: ArrayLike) -> tuple[Array, Array | None]:
         """Evaluate a batch.
 
         Parameters
@@ -119,8 +126,8 @@ class Target:
         -------
         logp : ndarray, shape (K,)
             Not finite where the density is zero or undefined.
-        grad : ndarray, shape (K, d)
-            May be NaN in rows whose log density is not finite.
+        grad : ndarray, shape (K, d), or None
+            May be NaN in rows whose log density is not finite. None in the pressure form.
 
         Raises
         ------
@@ -142,6 +149,11 @@ class Target:
         except Exception as err:
             return err
         return None
+
+    def release(self) -> None:
+        """End the processes of the pressure form; they start again when needed."""
+        if isinstance(self._engine, RowEngine):
+            self._engine.release()
 
     def reseed(self, seed: int) -> None:
         """Seed the random numbers of a model with ``pm.Minibatch``."""
@@ -177,8 +189,11 @@ class Target:
 def compile_target(
     model: Model,
     *,
+    formulation: str = "auto",
     engine: str = "auto",
     threads: int | None = None,
+    cores: int = 1,
+    executor: Executor | None = None,
     backend: str | None = None,
     compile_kwargs: Mapping[str, Any] | None = None,
 ) -> Target:
@@ -187,6 +202,10 @@ def compile_target(
     Parameters
     ----------
     model : pymc.Model
+    formulation : {"auto", "force", "pressure"}
+        "force" needs the gradient, "pressure" does without. "auto" is "force" if the gradient can
+        be built. In the pressure form rows are evaluated one by one, by code that PyTensor
+        compiles to C by default; `engine` and `threads` mean nothing there.
     engine : {"auto", "loop", "vectorized"}
         "loop" compiles the scalar function with Numba and loops over the rows; "vectorized"
         batches the graph. "auto" loops unless the graph draws random numbers or cannot be compiled
@@ -194,6 +213,11 @@ def compile_target(
     threads : int, optional
         Largest number of threads of the loop engine; the number of cores up to 4 by default.
         Results do not depend on it.
+    cores : int
+        Processes that evaluate the rows in the pressure form. Results do not depend on it. They
+        are forked on Linux; elsewhere a script needs the guard ``if __name__ == "__main__"``.
+    executor : concurrent.futures.Executor, optional
+        Evaluates the rows in the pressure form instead, `cores` or not.
     backend : {None, "numba", "c", "jax"}
         As in ``pm.fit``; None is Numba.
     compile_kwargs : dict, optional
@@ -221,15 +245,25 @@ def compile_target(
             "The free variables have no elements, so there is nothing to fit: "
             f"{', '.join(rv.name for rv in model.free_RVs)} have a dimension of length 0."
         )
-    graph = build_graph(model, point)
-    compiled = _compile_engine(graph, engine, mode, threads, kwargs, ravel_point(model, point))
+    graph = build_graph(model, point, formulation)
+    compiled: Engine
+    if graph.grad is None:
+        # by default to C: Numba would call Ops that it cannot compile through the interpreter
+        chosen = backend is not None or "mode" in (compile_kwargs or {})
+        mode = mode if chosen else get_mode("CVM")
+        compiled = RowEngine(graph, mode, cores, executor, **kwargs)
+    else:
+        compiled = _compile_engine(graph, engine, mode, threads, kwargs, ravel_point(model, point))
     target = Target(
         model,
         compiled,
         labels=coordinate_labels(model, point),
+        formulation="pressure" if graph.grad is None else "force",
         random=graph.random,
         options={
+            "formulation": formulation,
             "engine": engine,
+            "cores": cores,
             "threads": threads,
             "backend": backend,
             "compile_kwargs": compile_kwargs,

@@ -32,8 +32,9 @@ from pymc_sph.settings import Settings
 SEED = 20
 PACKAGE = Path(pymc_sph.__file__).parent
 ENGINE = [
-    "checks", "collocated_settings", "confluence", "ensemble", "exploration", "final_check",
-    "importance", "mixture", "result", "schemes", "seeds", "settings", "start",
+    "checks", "collocated_settings", "confluence", "density_target", "ensemble", "exploration",
+    "final_check", "gradient_free_start", "importance", "mixture", "parallel", "result", "schemes",
+    "seeds", "settings", "start",
 ]  # fmt: skip
 FILES = sorted([*PACKAGE.glob("fluid/*.py"), *(PACKAGE / f"{name}.py" for name in ENGINE)])
 seeds = st.integers(0, 2**32 - 1)

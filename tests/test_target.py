@@ -168,7 +168,7 @@ def test_no_gradient_names_the_op():
     with pm.Model() as model:
         pm.Potential("likelihood", BlackBox()(pm.Normal("x")))
     with pytest.raises(GradientError, match="BlackBox"):
-        compile_target(model)
+        compile_target(model, formulation="force")
 
 
 def test_unknown_backend(schools):

@@ -10,6 +10,8 @@ import numpy as np
 
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid.density import draw_noise
+from pymc_sph.fluid.pressure_step import pressure_step
+from pymc_sph.fluid.reuse import Memory
 from pymc_sph.fluid.schedule import Plan, Schedule
 from pymc_sph.fluid.state import Fluid
 from pymc_sph.fluid.step import LogDensity, Observation, step
@@ -29,6 +31,8 @@ class Simulation:
         Probes per step, even.
     seed : tuple of int
         The noise of step t depends on this and t alone, so that a run can be taken up anywhere.
+    memory : Memory, optional
+        Probes of the last steps, in the pressure form; None in the force form.
     """
 
     fluid: Fluid
@@ -36,6 +40,7 @@ class Simulation:
     schedule: Schedule
     n_probes: int
     seed: tuple[int, ...]
+    memory: Memory | None = None
 
     @property
     def running(self) -> bool:
@@ -83,6 +88,10 @@ def advance(simulation: Simulation, target: LogDensity) -> tuple[Simulation, Obs
     rng = np.random.default_rng([*sim.seed, sim.schedule.step])
     noise = draw_noise(rng, sim.n_probes, sim.fluid.dim)
     rates = scheduling.rates(sim.plan, sim.schedule)
-    fluid, seen = step(sim.fluid, noise, target, rates)
+    memory = sim.memory
+    if memory is None:
+        fluid, seen = step(sim.fluid, noise, target, rates)
+    else:
+        fluid, memory, seen = pressure_step(sim.fluid, memory, noise, target, rates)
     schedule = scheduling.advance(sim.plan, sim.schedule, seen, sim.n_probes)
-    return dataclasses.replace(sim, fluid=fluid, schedule=schedule), seen
+    return dataclasses.replace(sim, fluid=fluid, schedule=schedule, memory=memory), seen

@@ -7,10 +7,12 @@ import math
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from pymc_sph.fluid import (
     equation_of_state,
     forces,
+    formulation,
     frame,
     interpolation,
     kernels,
@@ -18,6 +20,7 @@ from pymc_sph.fluid import (
     resolution,
 )
 from pymc_sph.fluid.density import Density, ProbeNoise, density, draw_probes
+from pymc_sph.fluid.formulation import Push
 from pymc_sph.fluid.state import (
     Array,
     Fluid,
@@ -27,8 +30,11 @@ from pymc_sph.fluid.state import (
     to_unconstrained,
 )
 
-LogDensity = Callable[[Array], tuple[Array, Array]]
-"""theta (K, d) -> (log density (K,), its gradient (K, d)), in unconstrained space."""
+LogDensity = Callable[[Array], tuple[Array, Any]]
+"""theta (K, d) -> (log density (K,), its gradient (K, d)), in unconstrained space.
+
+A target without a gradient returns None in its place; only the pressure form can do with it.
+"""
 
 
 Field = Callable[[Array], tuple[Array, Array]]
@@ -91,7 +97,7 @@ def step(
     rates: Rates,
     around: Field | None = None,
 ) -> tuple[Fluid, Observation]:
-    """Advance a fluid by one step.
+    """Advance a fluid by one step, in the force form.
 
     Parameters
     ----------
@@ -140,36 +146,34 @@ def step(
     r = equation_of_state.acceleration(grad @ fluid.L, grad_log_rho, rates.temperature)
     phi, r = mass.clip_potential(phi, void), xp.where(void[:, None], 0.0, r)
     r = forces.clip_acceleration(r, field.grad)
-    moved = move(fluid, field, y, own, phi, r, rates, noise.e[: resolution.LOOKS])
+    weights = interpolation.smoothing_weights(fluid, field.R)
+    push = formulation.force_form(fluid, field, weights, y, own, r)
+    looks = noise.e[: resolution.LOOKS]
+    moved = move(fluid, field, weights, phi - xp.mean(phi), push, rates, looks)
     # a step beyond the range of floating point is not taken: one broken fluid would spoil them all
     return (moved if is_finite(moved) else fluid), seen
 
 
 def move(
-    fluid: Fluid, field: Density, y: Array, own: Array, phi: Array, r: Array, rates: Rates, e: Array
+    fluid: Fluid, field: Density, weights: Array, phi: Array, push: Push, rates: Rates, e: Array
 ) -> Fluid:
-    """Fluid after potential phi (K,) and acceleration r (K, d) at probes y have acted on it."""
-    xp = namespace(y)
+    """Fluid after the push, and the centred potential phi (K,) at the probes, have acted on it."""
+    xp = namespace(phi)
     bound = rates.trust * max(1.0, fluid.dim / 10)
-    weights = interpolation.smoothing_weights(fluid, field.R)
-    force = interpolation.interpolate(weights, r)
-    phi = phi - xp.mean(phi)
     excess = interpolation.interpolate(weights, phi)
-    moment = interpolation.tensor_moment(fluid, field.A_inv, weights, y, r)
-    offset = y - fluid.z[own]
-    u = forces.accelerate(fluid, force, rates.damping)
+    u = forces.accelerate(fluid, push.force, rates.damping)
     u = forces.viscous(fluid, field.A_inv, field.R, u, rates.viscosity)
     du = forces.bounded(rates.dt * u, bound)
     moved = dataclasses.replace(
         fluid,
         z=fluid.z + kernels.stretch(fluid.A, du),
         u=du / rates.dt,
-        A=resolution.resize(fluid.A, moment, rates.tensor, bound),
+        A=resolution.resize(fluid.A, push.tensor, rates.tensor, bound),
         log_m=mass.exchange(fluid.log_m, excess, rates.mass),
     )
     variance = interpolation.interpolate(weights, phi * phi) - excess * excess
     moved = resolution.split(moved, xp.maximum(variance, 0.0), e)
-    return frame.stretch_frame(moved, frame.frame_moment(r, offset), rates.frame, bound)
+    return frame.stretch_frame(moved, push.frame, rates.frame, bound)
 
 
 def observe(log_w: Array, finite: Array, void: Array) -> Observation:

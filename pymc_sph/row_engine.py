@@ -1,0 +1,92 @@
+"""The engine of the pressure form: a compiled log density, row by row, over processes."""
+
+from __future__ import annotations
+
+import warnings
+
+from concurrent.futures import Executor
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pytensor
+
+from numpy.typing import NDArray
+from pytensor.compile.mode import Mode
+from pytensor.compile.sharedvalue import SharedVariable
+from pytensor.graph.basic import Variable
+from pytensor.graph.traversal import graph_inputs
+
+from pymc_sph.graph import LogpGraph
+from pymc_sph.parallel import ByRows, Parallel
+
+Array = NDArray[np.float64]
+
+
+class RowEngine:
+    """The compiled log density of one point, called row by row.
+
+    An Op without gradient is mostly an Op that runs outside of PyTensor, through its `perform`.
+    A row that raises counts as a row without density.
+
+    Parameters
+    ----------
+    graph : LogpGraph
+        Graph of the log density; its gradient is not used.
+    mode : Mode
+        PyTensor's mode.
+    cores : int
+        Processes that share the rows.
+    executor : concurrent.futures.Executor, optional
+        Shares them instead.
+    **compile_kwargs
+        Arguments of `pytensor.function`.
+    """
+
+    name = "rows"
+
+    def __init__(
+        self,
+        graph: LogpGraph,
+        mode: Mode,
+        cores: int = 1,
+        executor: Executor | None = None,
+        **compile_kwargs: Any,
+    ) -> None:
+        self._shared = [v for v in graph_inputs([graph.logp]) if isinstance(v, SharedVariable)]
+        self._seen = self._values()
+        compile_ = partial(_compile, graph.x, graph.logp, mode, compile_kwargs)
+        self._rows = Parallel(compile_, cores, executor)
+        self._elsewhere = cores > 1 or executor is not None
+
+    def __call__(self, theta: Array) -> tuple[Array, None, NDArray[np.bool_]]:
+        """Evaluate a batch; the gradient is None."""
+        if self._elsewhere and any(
+            now is not before for now, before in zip(self._values(), self._seen, strict=True)
+        ):  # pm.set_data must be honoured, and a worker has a copy of the data
+            self._seen = self._values()
+            self._rows.renew()
+        values = self._rows(theta)
+        return values.logp, None, values.failed
+
+    def evaluate_one(self, theta: Array) -> None:
+        """Evaluate one row and let errors out."""
+        self._rows.local.function(theta)
+
+    def reseed(self, seed: int) -> None:
+        """Do nothing: graphs with random numbers are never given to this engine."""
+
+    def release(self) -> None:
+        """End the processes; they start again when needed."""
+        self._rows.release()
+
+    def _values(self) -> list[Any]:
+        return [v.get_value(borrow=True) for v in self._shared]
+
+
+def _compile(x: Variable, logp: Variable, mode: Mode, kwargs: dict[str, Any]) -> ByRows:
+    """Compile the log density; runs once in every worker."""
+    with warnings.catch_warnings():
+        # the C code was this package's choice, and models with large matrices seldom come here
+        warnings.filterwarnings("ignore", message="PyTensor could not link to a BLAS")
+        return ByRows(pytensor.function([x], logp, mode=mode, **kwargs))
