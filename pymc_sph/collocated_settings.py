@@ -26,6 +26,7 @@ from pymc_sph.fluid.step import LogDensity
 from pymc_sph.start import Gaussian
 
 CHOICES: dict[str, Collection[str]] = {
+    "formulation": ("auto", "force", "pressure"),
     "eos": ("isothermal", "linear", "tait"),
     "kernel": radial_kernels.SHAPES,
     "smoothing": smoothing_length.RULES,
@@ -54,6 +55,9 @@ class CollocatedSettings:
 
     Parameters
     ----------
+    formulation : {"auto", "force", "pressure"}
+        Whether the target's gradient is used: "pressure" makes do with its values, and asks for
+        an `external` that does too. "auto" is "force" where there is a gradient.
     fluids : int
         Number of independent fluids.
     particles : int, optional
@@ -130,6 +134,7 @@ class CollocatedSettings:
         For a value outside its range; the message names the setting.
     """
 
+    formulation: str = "auto"
     fluids: int = 4
     particles: int | None = None
     eos: str = "isothermal"
@@ -180,6 +185,12 @@ class CollocatedSettings:
         for name in ("diffusion", "viscosity", "damping"):
             self._real(name, least=0.0)
         self._keep("temperature", self._temperature())
+        if self.formulation == "pressure" and self.external in external.GRADIENT:
+            others = ", ".join(repr(f) for f in external.FORMS if f not in external.GRADIENT)
+            raise SettingsError(
+                f"external={self.external!r} needs the gradient of the log density, and there is "
+                f"none: choose one of {others}"
+            )
         if self.diffusion > 0 and self.density != "continuity":
             raise SettingsError(
                 f"diffusion={self.diffusion!r}: only density='continuity' has a density diffusion"
@@ -210,14 +221,9 @@ class CollocatedSettings:
         found = tuple(t for t in numbers if t is not None)
         return found if listed else found[0]
 
-    @property
-    def formulation(self) -> str:
-        """Form of the variational fluid that the start and the result go by."""
-        return "force"
-
     def in_form(self, formulation: str) -> CollocatedSettings:
-        """Return the settings as they are: what the target enters by is a setting of its own."""
-        return self
+        """Return the settings with the formulation that the target turned out to need."""
+        return dataclasses.replace(self, formulation=formulation)
 
     def temperatures(self) -> tuple[float, ...]:
         """Temperature of the first step of each fluid."""

@@ -12,6 +12,7 @@ import pymc as pm
 import pytest
 
 from fluids import gaussian
+from gradient_blocker import block_gradient
 
 import pymc_sph
 
@@ -143,7 +144,34 @@ def test_every_evaluation_is_counted():
     assert result.n_evaluations == sum(rows)
 
 
+@pytest.mark.parametrize("external", ["potential", "density_pressure"])
+def test_values_alone_are_enough(external):
+    mean, cov = np.array([1.0, -2.0]), np.array([[2.0, 0.6], [0.6, 0.5]])
+    result = pymc_sph.fit_density(
+        lambda x: gaussian(mean, cov)(x)[0], 2, scheme="collocated", external=external,
+        pressure_force="plain", random_seed=1, fluids=2, particles=100,
+    )  # fmt: skip
+    assert result.formulation == "pressure"
+    assert result.log_evidence == pytest.approx(0, abs=0.03)
+    np.testing.assert_allclose(result.mixture.mean(), mean, atol=0.1)
+
+
+def test_a_force_without_a_gradient_says_what_to_do():
+    with pytest.raises(SettingsError, match=r"external='force' needs the gradient.*'potential'"):
+        pymc_sph.fit_density(lambda x: -(x**2).sum(1), 2, scheme="collocated", random_seed=1)
+
+
 # --- with PyMC
+
+
+def test_a_model_without_gradient():
+    with pm.Model() as model:
+        pm.Normal("x", [1.0, -1.0], [1.0, 0.5], shape=2)
+    block_gradient(model)
+    approx = SPH(model, random_seed=1, external="potential", **COLLOCATED).fit(progressbar=False)
+    assert approx.result.formulation == "pressure"
+    assert approx.log_evidence == pytest.approx(0, abs=0.05)
+    np.testing.assert_allclose(approx.mixture.mean(), [1.0, -1.0], atol=0.1)
 
 
 def test_pm_fit_converges_and_is_reproducible(inference):
