@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import evidence
 import numpy as np
 import pymc as pm
 import pytest
@@ -103,3 +104,16 @@ def test_errors(fits):
         compare_evidence(found, {"wide": 1})
     with pytest.raises(ValueError, match=r"\['narrow'\]=0: give a number above 0"):
         compare_evidence(found, {"wide": 1, "narrow": 0})
+
+
+@pytest.mark.slow  # five models to compile
+def test_the_examples_models_agree_with_closed_form_and_quadrature():
+    for comparison in (evidence.regressions(1.0), evidence.counts()):
+        fits = {
+            name: pm.fit(method="sph", random_seed=2, progressbar=False, model=model)
+            for name, model in comparison.models.items()
+        }
+        table = compare_evidence(fits)
+        for name, exact in comparison.exact.items():
+            assert abs(table.log_evidence[name] - exact) < min(5 * table.se[name], 0.01)
+        assert table.index[0] == max(comparison.exact, key=comparison.exact.__getitem__)
