@@ -19,8 +19,8 @@ from scipy.special import logsumexp, softmax
 from pymc_sph import confluence, importance
 from pymc_sph.checks import check_integer
 from pymc_sph.confluence import Confluence, Witness
-from pymc_sph.exploration import apart, distance, explore, near
-from pymc_sph.final_check import check
+from pymc_sph.exploration import Exploration, apart, distance, explore, near
+from pymc_sph.final_check import MODE_DRAWS, check, uncovered
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid import simulate
 from pymc_sph.fluid.schedule import Plan, Schedule
@@ -30,7 +30,7 @@ from pymc_sph.fluid.step import LogDensity, Observation, Rates
 from pymc_sph.mixture import FluidMixture, apportion
 from pymc_sph.result import FitResult, StepInfo
 from pymc_sph.seeds import integer_seed
-from pymc_sph.settings import Settings, make_settings
+from pymc_sph.settings import PROBE, Settings, make_settings
 from pymc_sph.start import Gaussian, find_starts
 
 HALVINGS = 3
@@ -61,6 +61,8 @@ class Ensemble:
         Largest number of steps.
     n_evaluations, n_nonfinite : int
         Gradients spent; probes set aside.
+    known : Exploration
+        The modes that were known before the fluids started.
     witness : Witness, optional
         What the fluids witnessed, once they have met.
     together : Confluence, optional
@@ -74,6 +76,7 @@ class Ensemble:
     n: int
     n_evaluations: int
     n_nonfinite: int
+    known: Exploration
     witness: Witness | None = None
     together: Confluence | None = None
 
@@ -113,7 +116,7 @@ class Ensemble:
         )
         unseen = Observation(-np.inf, np.inf, 0.0, 0)
         spent += found.n_evaluations
-        return cls(simulations, (unseen,) * len(simulations), settings, seed, n, spent, 0)
+        return cls(simulations, (unseen,) * len(simulations), settings, seed, n, spent, 0, found)
 
     @property
     def n_steps(self) -> int:
@@ -227,12 +230,19 @@ class Ensemble:
         status : str, optional
             Overrides the status, as "interrupted" does.
         """
+        return self.found(target, status)[1]
+
+    def found(
+        self, target: LogDensity, status: str | None = None
+    ) -> tuple[importance.Evidence, FitResult]:
+        """Return what the check found together with the result; as in `finish`."""
         status = status or self.status
         met = self if self.witness is not None else self._meet(target)
         assert met.witness is not None
-        mixture = met.mixture()
+        mixture, n = met.mixture(), self.settings.draws
         rng = np.random.default_rng([self.seed, CHECK, self.n_steps])
-        seen = check(mixture, target, self.settings.draws, rng)
+        seen = check(mixture, target, n, rng)
+        known = self._known(target)
         found = importance.Evidence(
             ess=seen.ess,
             pareto_k=seen.pareto_k,
@@ -243,8 +253,10 @@ class Ensemble:
             nonfinite=seen.unknown,
             void=seen.void,
             status=status,
+            uncovered=uncovered(mixture, target, known.modes, n // 4, rng),
+            unseen=known.unseen,
         )
-        return FitResult(
+        result = FitResult(
             mixture=mixture,
             elbo=seen.elbo,
             fluid_elbo=met.witness.fluid_elbo,
@@ -255,10 +267,22 @@ class Ensemble:
             r_hat=met.witness.r_hat,
             status=status,
             n_steps=self.n_steps,
-            n_evaluations=met.n_evaluations + self.settings.draws,
+            n_evaluations=met.n_evaluations + known.n_evaluations + n + n // 4
+            + MODE_DRAWS * len(known.modes),
             n_nonfinite=self.n_nonfinite + seen.n_nonfinite,
             verdict=importance.judge(found),
         )
+        return found, result
+
+    def _known(self, target: LogDensity) -> Exploration:
+        """Known modes, and what it cost to find them now; a fit without a search gets a short one.
+
+        Without it, nothing could tell that a cold fit has missed a mode.
+        """
+        if self.settings.probe_temperature() > 1:
+            return dataclasses.replace(self.known, n_evaluations=0)
+        seed = (self.seed, CHECK, EXPLORE)
+        return explore(target, list(self.known.modes), PROBE, seed, rounds=1)
 
 
 def choose(starts: list[Gaussian], n_fluids: int) -> list[Gaussian]:

@@ -191,6 +191,8 @@ class Evidence:
     nonfinite: float
     status: str
     void: float = 0.0
+    uncovered: float = 0.0
+    unseen: float = 0.0
 
 
 def judge(found: Evidence) -> Verdict:
