@@ -30,4 +30,4 @@ for t in subs or names:
             row["seconds"]=time.time()-began; began=time.time()
             rows.append(row); out.write_text(json.dumps(rows))
             ev=row["evidence"]; v=judge(Evidence(**ev))
-            print(f"{s.name:22s} {name:24s} {seed} plain {row['plain']:.3f} w {row['weighted']:.3f} | ess {ev['ess']:.3f} k {ev['pareto_k']:.2f} shift {ev['shift']:.3f} rhat {ev['r_hat']:.2f} agree {ev['n_agreeing']}/{ev['n_fluids']} unc {ev['uncovered']:.4f} unseen {ev['unseen']:.3f} void {ev['void']:.2f} {ev['status']} el {[round(x-row['log_evidence'],2) for x in row['fluid_elbo']]} st {row['n_steps']} {row['seconds']:.1f}s => {v.grade}",flush=True)
+            print(f"{s.name:22s} {name:24s} {seed} plain {row['plain']:.3f} w {row['weighted']:.3f} | ess {ev['ess']:.3f} k {ev['pareto_k']:.2f} rhat {ev['r_hat']:.2f} agree {ev['n_agreeing']}/{ev['n_fluids']} err {ev['error']:.3f} left {ev['left']:.3f} unc {ev['uncovered']:.4f} unseen {ev['unseen']:.3f} void {ev['void']:.2f} {ev['status']} el {[round(x-row['log_evidence'],2) for x in row['fluid_elbo']]} st {row['n_steps']} {row['seconds']:.1f}s => {v.grade}",flush=True)

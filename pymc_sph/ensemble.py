@@ -20,7 +20,7 @@ from pymc_sph import confluence, importance
 from pymc_sph.checks import check_integer
 from pymc_sph.confluence import Confluence, Witness
 from pymc_sph.exploration import Exploration, apart, distance, explore, near
-from pymc_sph.final_check import MODE_DRAWS, check, uncovered
+from pymc_sph.final_check import check
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid import simulate
 from pymc_sph.fluid.schedule import Plan, Schedule
@@ -239,21 +239,22 @@ class Ensemble:
         status = status or self.status
         met = self if self.witness is not None else self._meet(target)
         assert met.witness is not None
-        mixture, n = met.mixture(), self.settings.draws
+        mixture = met.mixture()
         rng = np.random.default_rng([self.seed, CHECK, self.n_steps])
-        seen = check(mixture, target, n, rng)
         known = self._known(target)
+        seen = check(mixture, target, known.modes, self.settings.draws, rng)
         found = importance.Evidence(
             ess=seen.ess,
             pareto_k=seen.pareto_k,
-            shift=seen.shift,
             r_hat=met.witness.r_hat,
             n_agreeing=met.witness.n_agreeing,
             n_fluids=len(self.simulations),
             nonfinite=seen.unknown,
             void=seen.void,
             status=status,
-            uncovered=uncovered(mixture, target, known.modes, n // 4, rng),
+            error=seen.error,
+            left=seen.left,
+            uncovered=seen.uncovered,
             unseen=known.unseen,
         )
         result = FitResult(
@@ -267,8 +268,7 @@ class Ensemble:
             r_hat=met.witness.r_hat,
             status=status,
             n_steps=self.n_steps,
-            n_evaluations=met.n_evaluations + known.n_evaluations + n + n // 4
-            + MODE_DRAWS * len(known.modes),
+            n_evaluations=met.n_evaluations + known.n_evaluations + seen.n_evaluations,
             n_nonfinite=self.n_nonfinite + seen.n_nonfinite,
             verdict=importance.judge(found),
         )

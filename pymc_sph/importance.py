@@ -184,7 +184,8 @@ class Evidence:
 
     ess: float
     pareto_k: float
-    shift: float
+    error: float
+    left: float
     r_hat: float
     n_agreeing: int
     n_fluids: int
@@ -227,10 +228,10 @@ def judge(found: Evidence) -> Verdict:
             f"the fluids found different parts of the posterior; {figures}",
             "There may be more modes than fluids: raise `fluids` and `temperature`.",
         )
-    if tail or found.shift > SHIFT or found.ess < RELIABLE_ESS or found.nonfinite > 0.05:
+    if tail or found.error > SHIFT or found.ess < RELIABLE_ESS or found.nonfinite > 0.05:
         return Verdict(
             USE_WEIGHTS,
-            f"the weights move a mean or log sd by up to {found.shift:.2f} sd; {figures}",
+            f"the weights move a mean or log sd by up to {found.error:.2f} sd; {figures}",
             _remedy(found, "Use pymc_sph.fit (importance-corrected draws), or raise `particles`."),
         )
     if found.status == "interrupted":
