@@ -23,6 +23,8 @@ from pymc_sph.start import Gaussian
 
 BARE = 100.0
 """Factor by which q is thinner than p where it does not cover p."""
+REACH = (2.0, 5.0)
+"""How much further out than q's own the draws of its wider twins lie, in sds of a kernel."""
 LEAST = 25
 """Least number of draws around a known mode."""
 
@@ -73,7 +75,7 @@ def check(
     n: int,
     rng: np.random.Generator,
 ) -> Check:
-    """Weigh n draws from q, and half as many from beyond it, against the target.
+    """Weigh n draws from q, and about as many from beyond it, against the target.
 
     Leaving the void out, a share s of q, makes the rest denser: log q grows by -log(1 - s).
 
@@ -149,8 +151,8 @@ def _look_beyond(
     All are weighted by p, and by q, over the density h of what all of them came from. So an exact
     q shows no error at all, and p over h is bounded wherever one of the proposals covers p.
     """
-    proposals = [widened(mixture), *modes]
-    counts = [n // 4] + [max(n // (4 * len(modes)), LEAST)] * len(modes)
+    proposals: list[FluidMixture | Gaussian] = [*(widened(mixture, sds) for sds in REACH), *modes]
+    counts = [n // 4] * len(REACH) + [max(n // (4 * len(modes)), LEAST)] * len(modes)
     fresh = np.concatenate(
         [_draw(p, count, rng) for p, count in zip(proposals, counts, strict=True)]
     )
@@ -174,13 +176,13 @@ def _look_beyond(
     )
 
 
-def widened(mixture: FluidMixture) -> FluidMixture:
-    """Return q with kernels 1 + 2 / sqrt(d) times as wide.
+def widened(mixture: FluidMixture, sds: float) -> FluidMixture:
+    """Return q with wider kernels, 1 + sds / sqrt(d) times.
 
     A kernel's mass lies at distances sqrt(d) +- .7 from its centre, in its sds; that of the wider
-    one lies 2 further out, whatever d.
+    one lies `sds` further out, whatever d.
     """
-    factor = 1 + 2 / np.sqrt(mixture.dim)
+    factor = 1 + sds / np.sqrt(mixture.dim)
     fluids = tuple(dataclasses.replace(f, A=f.A * factor) for f in mixture.fluids)
     return FluidMixture(fluids, mixture.log_weights)
 
