@@ -64,7 +64,7 @@ def gaussian(dim: int, condition: float) -> Exact:
 
 
 def autoregression(dim: int, phi: float) -> Exact:
-    """A stationary AR(1) path of variance 1: neighbours are almost the same."""
+    """Return a stationary AR(1) path of variance 1: neighbours are almost the same."""
     t = np.arange(dim)
     return _normal(
         f"AR path d={dim}",
@@ -138,7 +138,7 @@ def funnel(dim: int, sd: float) -> Exact:
 
 
 def mixture(dim: int, n_modes: int, *, spread: float = 15.0) -> Exact:
-    """Normal modes of weights in the ratios 1 : 2 : ... and sds .5 to 1.5, far apart."""
+    """Return normal modes of weights 1 : 2 : ..., sds .5 to 1.5, far apart."""
     rng = np.random.default_rng([dim, n_modes])
     weights = np.arange(1.0, n_modes + 1)
     weights /= weights.sum()
@@ -165,8 +165,8 @@ def mixture(dim: int, n_modes: int, *, spread: float = 15.0) -> Exact:
 
 def student(dim: int, freedom: float, *, heavy: bool = False) -> Exact:
     """Multivariate t; measured as asinh if `heavy`."""
-    constant = (
-        np.log(gamma((freedom + dim) / 2) / gamma(freedom / 2)) - 0.5 * dim * np.log(freedom * np.pi)
+    constant = np.log(gamma((freedom + dim) / 2) / gamma(freedom / 2)) - 0.5 * dim * np.log(
+        freedom * np.pi
     )
 
     def density(theta: Array) -> tuple[Array, Array]:
@@ -219,7 +219,7 @@ def half_space(dim: int, edge: float) -> Exact:
 
 
 def shell(dim: int, radius: float, width: float) -> Exact:
-    """A uniform direction, and a distance N(radius, width^2) from the origin (a ring if d = 2)."""
+    """Return a uniform direction, at a distance N(radius, width^2) (a ring if d = 2)."""
     area = np.log(2) + 0.5 * dim * np.log(np.pi) - np.log(gamma(dim / 2))
 
     def density(theta: Array) -> tuple[Array, Array]:

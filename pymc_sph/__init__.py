@@ -13,13 +13,13 @@ from pymc_sph.errors import (
     InitialPointError,
     NoFreeVariablesError,
 )
-from pymc_sph.importance import Verdict
 from pymc_sph.inference import SPH, UnreliableFitWarning
 from pymc_sph.one_call import fit
 from pymc_sph.registration import register, unregister
 from pymc_sph.result import FitResult
 from pymc_sph.settings import Settings
 from pymc_sph.target import compile_target
+from pymc_sph.verdict import Verdict
 from pymc_sph.version import VERSION as __version__
 
 __all__ = [

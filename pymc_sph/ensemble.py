@@ -16,7 +16,7 @@ import numpy as np
 
 from scipy.special import logsumexp, softmax
 
-from pymc_sph import confluence, importance
+from pymc_sph import confluence
 from pymc_sph.checks import check_integer
 from pymc_sph.confluence import Confluence, Witness
 from pymc_sph.exploration import Exploration, apart, distance, explore, near
@@ -32,6 +32,7 @@ from pymc_sph.result import FitResult, StepInfo
 from pymc_sph.seeds import integer_seed
 from pymc_sph.settings import PROBE, Settings, make_settings
 from pymc_sph.start import Gaussian, find_starts
+from pymc_sph.verdict import Evidence, judge
 
 HALVINGS = 3
 """Halvings of the step sizes without progress after which a fluid has converged."""
@@ -232,9 +233,7 @@ class Ensemble:
         """
         return self.found(target, status)[1]
 
-    def found(
-        self, target: LogDensity, status: str | None = None
-    ) -> tuple[importance.Evidence, FitResult]:
+    def found(self, target: LogDensity, status: str | None = None) -> tuple[Evidence, FitResult]:
         """Return what the check found together with the result; as in `finish`."""
         status = status or self.status
         met = self if self.witness is not None else self._meet(target)
@@ -243,7 +242,7 @@ class Ensemble:
         rng = np.random.default_rng([self.seed, CHECK, self.n_steps])
         known = self._known(target)
         seen = check(mixture, target, known.modes, self.settings.draws, rng)
-        found = importance.Evidence(
+        found = Evidence(
             ess=seen.ess,
             pareto_k=seen.pareto_k,
             r_hat=met.witness.r_hat,
@@ -256,6 +255,7 @@ class Ensemble:
             left=seen.left,
             uncovered=seen.uncovered,
             unseen=known.unseen,
+            n_modes=len(known.modes),
         )
         result = FitResult(
             mixture=mixture,
@@ -270,7 +270,7 @@ class Ensemble:
             n_steps=self.n_steps,
             n_evaluations=met.n_evaluations + known.n_evaluations + seen.n_evaluations,
             n_nonfinite=self.n_nonfinite + seen.n_nonfinite,
-            verdict=importance.judge(found),
+            verdict=judge(found),
         )
         return found, result
 
