@@ -18,8 +18,8 @@ ERROR = 0.1
 """Largest error of a mean or log sd of reliable draws, in sds."""
 LEFT = 0.2
 """Largest error that the weights may leave, in sds."""
-ESS = 0.9
-"""Least importance ESS of a reliable fit: below it KL(q || p) is above about .05 nats."""
+ESS = 0.8
+"""Least importance ESS of a reliable fit: below it KL(q || p) is above about .1 nats."""
 TAIL = 0.7
 """Pareto k above which weights cannot be trusted, unless they are nearly constant (by `ESS`)."""
 UNCOVERED = 0.01
@@ -151,9 +151,9 @@ def _lost(found: Evidence) -> Iterator[Verdict]:
 
 def _beyond_weights(found: Evidence) -> Iterator[Verdict]:
     """Yield what the importance weights cannot mend."""
-    heavy = found.pareto_k > TAIL and found.ess < ESS
-    grade = UNRELIABLE if found.left > LEFT else USE_WEIGHTS
-    if found.uncovered > UNCOVERED:
+    heavy = not found.pareto_k <= TAIL and found.ess < ESS
+    grade = USE_WEIGHTS if found.left <= LEFT else UNRELIABLE
+    if not found.uncovered <= UNCOVERED:
         where = "modes or tails" if found.n_modes > 1 else "the tails"
         advice = "Reparametrise (non-centred groups, lighter tails), or raise `particles`."
         if found.n_modes > 1:
@@ -163,13 +163,13 @@ def _beyond_weights(found: Evidence) -> Iterator[Verdict]:
             f"{found.uncovered:.1%} of the posterior, in {where}, is not covered",
             _unless_cut_off(found, advice),
         )
-    if found.left > LEFT:
+    if not found.left <= LEFT:
         yield Verdict(
             UNRELIABLE,
             "the weights do not mend the error",
             _unless_cut_off(found, "Reparametrise (non-centred groups), or raise `particles`."),
         )
-    if found.ess < 0.02 or (heavy and (found.pareto_k > 1.0 or found.ess < 0.3)):
+    if not found.ess >= 0.02 or (heavy and not (found.pareto_k <= 1.0 and found.ess >= 0.3)):
         yield Verdict(
             UNRELIABLE,
             "a few weights decide",
@@ -188,7 +188,8 @@ def _beyond_weights(found: Evidence) -> Iterator[Verdict]:
 def _mendable(found: Evidence) -> Iterator[Verdict]:
     """Yield what the weights mend, or what asks for care."""
     apart = found.n_fluids > 1 and found.n_agreeing == 1
-    if found.r_hat > R_HAT or apart:
+    # several known modes, shared out among the fluids, explain a large r_hat
+    if (found.r_hat > R_HAT and found.n_modes == 1) or apart:
         yield Verdict(
             USE_WEIGHTS,
             "the fluids found different parts of the posterior",
@@ -202,7 +203,7 @@ def _mendable(found: Evidence) -> Iterator[Verdict]:
             f"the search for modes was still finding new ones (1 path in {1 / found.unseen:.0f})",
             "There may be more modes: raise `temperature`, and `paths`.",
         )
-    if found.error > ERROR or found.ess < ESS:
+    if not (found.error <= ERROR and found.ess >= ESS):
         yield Verdict(
             USE_WEIGHTS,
             "the draws need their weights",
