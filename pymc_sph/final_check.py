@@ -167,7 +167,8 @@ def _look_beyond(
     # q is used without the void; where log p is unknown, it is used
     q_weights = np.where(logp != -np.inf, log_q - log_h, -np.inf)
     log_z = logsumexp(log_w) - np.log(n + len(fresh))
-    bare = log_w + log_h - log_z - log_q > np.log(BARE)
+    with np.errstate(invalid="ignore"):  # log p may be finite nowhere
+        bare = log_w + log_h - log_z - log_q > np.log(BARE)
     return _Beyond(
         of_p=_moments(theta, p_weights),
         of_q=_moments(theta, q_weights - logsumexp(q_weights)),
