@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -149,19 +149,14 @@ def _look_beyond(
     """Moments of p and of q by the same draws, some of which q alone would not have made.
 
     All are weighted by p, and by q, over the density h of what all of them came from. So an exact
-    q shows no error at all, and p over h is bounded wherever one of the proposals covers p.
+    q shows no error, up to the smoothing of the weights of p, and these have no tail wherever one
+    of the proposals covers p.
     """
-    proposals: list[FluidMixture | Gaussian] = [*(widened(mixture, sds) for sds in REACH), *modes]
-    counts = [n // 4] * len(REACH) + [max(n // (4 * len(modes)), LEAST)] * len(modes)
-    fresh = np.concatenate(
-        [_draw(p, count, rng) for p, count in zip(proposals, counts, strict=True)]
-    )
+    fresh, log_h_of = _propose(mixture, modes, n, rng)
     theta = np.concatenate([own, fresh])
     logp = np.concatenate([logp_own, target(fresh)[0]])
     log_q = mixture.log_density(theta)
-    parts = np.stack([log_q, *(_log_density(p, theta) for p in proposals)])
-    shares = np.array([n, *counts]) / (n + len(fresh))
-    log_h = logsumexp(parts + np.log(shares)[:, None], axis=0)
+    log_h = log_h_of(theta, log_q)
     log_w = np.where(np.isfinite(logp), logp, -np.inf) - log_h
     p_weights, _ = importance.psis(log_w)
     # q is used without the void; where log p is unknown, it is used
@@ -175,6 +170,30 @@ def _look_beyond(
         uncovered=float(np.exp(p_weights)[bare].sum()),
         n_evaluations=len(fresh),
     )
+
+
+def _propose(
+    mixture: FluidMixture, modes: Sequence[Gaussian], n: int, rng: np.random.Generator
+) -> tuple[np.ndarray, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
+    """Draw from beyond q.
+
+    Returns
+    -------
+    fresh : (m, d)
+        A quarter of n from each wider twin of q, and a quarter from the known modes.
+    log_h : callable
+        theta, log q -> log density of these draws together with n from q.
+    """
+    proposals: list[FluidMixture | Gaussian] = [*(widened(mixture, sds) for sds in REACH), *modes]
+    counts = [n // 4] * len(REACH) + [max(n // (4 * len(modes)), LEAST)] * len(modes)
+    fresh = np.concatenate([_draw(p, m, rng) for p, m in zip(proposals, counts, strict=True)])
+    log_shares = np.log([n, *counts]) - np.log(n + len(fresh))
+
+    def log_h(theta: np.ndarray, log_q: np.ndarray) -> np.ndarray:
+        parts = np.stack([log_q, *(_log_density(p, theta) for p in proposals)])
+        return np.asarray(logsumexp(parts + log_shares[:, None], axis=0))
+
+    return fresh, log_h
 
 
 def widened(mixture: FluidMixture, sds: float) -> FluidMixture:
