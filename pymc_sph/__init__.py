@@ -15,7 +15,6 @@ from pymc_sph.errors import (
     MismatchError,
     NoFreeVariablesError,
 )
-from pymc_sph.importance import Verdict
 from pymc_sph.inference import SPH, UnreliableFitWarning
 from pymc_sph.model_comparison import compare_evidence
 from pymc_sph.one_call import fit
@@ -24,6 +23,7 @@ from pymc_sph.result import FitResult
 from pymc_sph.settings import Settings
 from pymc_sph.step_method import FluidMetropolis
 from pymc_sph.target import compile_target
+from pymc_sph.verdict import Verdict
 from pymc_sph.version import VERSION as __version__
 
 __all__ = [

@@ -34,9 +34,9 @@ else:
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from pymc_sph.importance import Verdict
     from pymc_sph.mixture import FluidMixture
     from pymc_sph.result import FitResult
+    from pymc_sph.verdict import Verdict
 
 
 class FluidApproximation(Empirical):

@@ -17,12 +17,12 @@ import numpy as np
 
 from scipy.special import logsumexp, softmax
 
-from pymc_sph import confluence, gradient_free_start, importance
+from pymc_sph import confluence, gradient_free_start
 from pymc_sph.checks import check_integer
 from pymc_sph.collocated_settings import CollocatedSettings
 from pymc_sph.confluence import Confluence, Witness
 from pymc_sph.density_target import DensityTarget, LogDensityFunction
-from pymc_sph.exploration import apart, distance, explore, near
+from pymc_sph.exploration import Exploration, apart, distance, explore, near
 from pymc_sph.final_check import check
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid.reuse import Memory
@@ -34,8 +34,9 @@ from pymc_sph.mixture import FluidMixture, apportion
 from pymc_sph.result import FitResult, StepInfo
 from pymc_sph.schemes import AnySettings, settings_of
 from pymc_sph.seeds import integer_seed
-from pymc_sph.settings import Settings
+from pymc_sph.settings import PROBE, Settings
 from pymc_sph.start import Gaussian, find_starts
+from pymc_sph.verdict import Evidence, judge
 
 HALVINGS = 3
 """Halvings of the step sizes without progress after which a fluid has converged."""
@@ -103,6 +104,8 @@ class Ensemble:
         Largest number of steps.
     n_evaluations, n_nonfinite : int
         Gradients or log densities spent; probes set aside.
+    known : Exploration
+        The modes that were known before the fluids started.
     witness : Witness, optional
         What the fluids witnessed, once they have met.
     together : Confluence, optional
@@ -116,6 +119,7 @@ class Ensemble:
     n: int
     n_evaluations: int
     n_nonfinite: int
+    known: Exploration
     witness: Witness | None = None
     together: Confluence | None = None
 
@@ -160,7 +164,7 @@ class Ensemble:
         )
         unseen = Observation(-np.inf, np.inf, 0.0, 0)
         spent += found.n_evaluations + sum(s.placing_cost for s in simulations)
-        return cls(simulations, (unseen,) * len(simulations), settings, seed, n, spent, 0)
+        return cls(simulations, (unseen,) * len(simulations), settings, seed, n, spent, 0, found)
 
     @property
     def n_steps(self) -> int:
@@ -280,24 +284,33 @@ class Ensemble:
         status : str, optional
             Overrides the status, as "interrupted" does.
         """
+        return self.found(target, status)[1]
+
+    def found(self, target: LogDensity, status: str | None = None) -> tuple[Evidence, FitResult]:
+        """Return what the check found together with the result; as in `finish`."""
         status = status or self.status
         met = self if self.witness is not None else self._meet(target)
         assert met.witness is not None
         mixture = met.mixture()
         rng = np.random.default_rng([self.seed, CHECK, self.n_steps])
-        seen = check(mixture, target, self.settings.draws, rng)
-        found = importance.Evidence(
+        known = self._known(target)
+        seen = check(mixture, target, known.modes, self.settings.draws, rng)
+        found = Evidence(
             ess=seen.ess,
             pareto_k=seen.pareto_k,
-            shift=seen.shift,
             r_hat=met.witness.r_hat,
             n_agreeing=met.witness.n_agreeing,
             n_fluids=len(self.simulations),
             nonfinite=seen.unknown,
             void=seen.void,
             status=status,
+            error=seen.error,
+            left=seen.left,
+            uncovered=seen.uncovered,
+            unseen=known.unseen,
+            n_modes=len(known.modes),
         )
-        return FitResult(
+        result = FitResult(
             mixture=mixture,
             elbo=seen.elbo,
             fluid_elbo=met.witness.fluid_elbo,
@@ -308,11 +321,23 @@ class Ensemble:
             r_hat=met.witness.r_hat,
             status=status,
             n_steps=self.n_steps,
-            n_evaluations=met.n_evaluations + self.settings.draws,
+            n_evaluations=met.n_evaluations + known.n_evaluations + seen.n_evaluations,
             n_nonfinite=self.n_nonfinite + seen.n_nonfinite,
-            verdict=importance.judge(found),
+            verdict=judge(found),
             formulation="pressure" if self.settings.formulation == "pressure" else "force",
         )
+        return found, result
+
+    def _known(self, target: LogDensity) -> Exploration:
+        """Known modes, and what it cost to find them now; a fit without a search gets a short one.
+
+        Without it, nothing could tell that a cold fit has missed a mode.
+        """
+        searched = self.settings.probe_temperature() > 1
+        if searched or self.settings.formulation == "pressure":  # it needs gradients
+            return dataclasses.replace(self.known, n_evaluations=0)
+        seed = (self.seed, CHECK, EXPLORE)
+        return explore(target, list(self.known.modes), PROBE, seed, rounds=1)
 
 
 def choose(starts: list[Gaussian], n_fluids: int) -> list[Gaussian]:

@@ -59,7 +59,11 @@ class Exploration:
 
 
 def explore(
-    target: LogDensity, starts: list[Gaussian], temperature: float, seed: tuple[int, ...]
+    target: LogDensity,
+    starts: list[Gaussian],
+    temperature: float,
+    seed: tuple[int, ...],
+    rounds: int = ROUNDS,
 ) -> Exploration:
     """Find modes by paths from hot probes.
 
@@ -73,6 +77,8 @@ def explore(
         Highest temperature of the probes; at 1 no path goes out.
     seed : tuple of int
         Seed of the probes.
+    rounds : int
+        Largest number of rounds.
     """
     modes, spent = separate(target, starts)
     if temperature <= 1:
@@ -82,7 +88,7 @@ def explore(
     noise = np.concatenate([half, -half])
     hits = [0] * len(modes)
     latest = 0
-    for done in range(1, ROUNDS + 1):
+    for done in range(1, rounds + 1):
         for point in hot_probes(modes, temperature, rng):
             mode, used = follow(target, point, modes, noise)
             spent += used

@@ -18,7 +18,7 @@ from pymc.progress_bar import default_progress_theme
 from pymc.variational.inference import Inference
 from threadpoolctl import threadpool_limits
 
-from pymc_sph import idata, importance
+from pymc_sph import idata, verdict
 from pymc_sph.approximation import FluidApproximation
 from pymc_sph.checks import Callback, SettingsError, check_callbacks, check_integer, shown
 from pymc_sph.ensemble import Ensemble
@@ -336,16 +336,16 @@ class SPH(Inference):
             raise
         self._seconds += time.perf_counter() - began
         if self._target.random:
-            result = dataclasses.replace(result, verdict=importance.NOISY)
+            result = dataclasses.replace(result, verdict=verdict.NOISY)
         self._hand_over(result, status)
         if status == "failed":  # the error on its way says enough
             return
         grade = result.verdict.grade
-        if grade == importance.UNRELIABLE and result.n_steps:  # none: that is what was asked for
+        if grade == verdict.UNRELIABLE and result.n_steps:  # none: that is what was asked for
             message = f"Verdict on the SPH fit: {result.verdict}"
             warnings.warn(message, UnreliableFitWarning, stacklevel=2)
         else:
-            level = logging.INFO if grade == importance.RELIABLE else logging.WARNING
+            level = logging.INFO if grade == verdict.RELIABLE else logging.WARNING
             form = result.formulation
             logger.log(level, "Verdict on the SPH fit (%s form): %s", form, result.verdict)
 

@@ -16,7 +16,7 @@ from scipy.special import logsumexp
 
 from pymc_sph import idata
 from pymc_sph.checks import finite_real, shown
-from pymc_sph.importance import RELIABLE
+from pymc_sph.verdict import RELIABLE
 
 
 class Found(NamedTuple):

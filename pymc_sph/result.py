@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pymc_sph.importance import Verdict
 from pymc_sph.mixture import FluidMixture
+from pymc_sph.verdict import Verdict
 
 
 @dataclass(frozen=True)

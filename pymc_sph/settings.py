@@ -46,7 +46,8 @@ class Settings:
         Temperature c^2 at the first step, one for all fluids or one each; it falls geometrically
         to 1. A callable gives the temperature at each step, counted from 0, and should come to 1.
         The highest of them is also that of the probes that look for more modes before the fluids
-        start. "auto" starts every other fluid at 4, the rest at 1, and probes at 1,024.
+        start; at 1 none go out then, and 32 at the end. "auto" starts every other fluid at 4, the
+        rest at 1, and probes at 1,024.
     cooling : int
         Steps until the temperature is 1 (half of `n` if that is less).
     dt : float
@@ -66,7 +67,8 @@ class Settings:
     paths : int
         L-BFGS or (pressure form) CMA-ES paths of the start; the best of them start the fluids.
     draws : int
-        Draws of the final check: shares of the fluids, evidence, ESS, Pareto k.
+        Draws from q of the final check: shares of the fluids, evidence, ESS, Pareto k. About
+        three quarters as many come from beyond q.
 
     Raises
     ------

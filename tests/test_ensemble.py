@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 
 import numpy as np
@@ -18,7 +17,6 @@ from pymc_sph.fluid import schedule
 from pymc_sph.fluid.schedule import Plan, Schedule
 from pymc_sph.fluid.state import to_frame
 from pymc_sph.fluid.step import Observation, Rates
-from pymc_sph.importance import Evidence, judge
 from pymc_sph.mixture import FluidMixture, fit_shares
 from pymc_sph.settings import Settings
 from pymc_sph.start import Gaussian, covariance_factor, find_starts, lbfgs_path
@@ -200,46 +198,13 @@ def test_evidence_and_ess_of_lognormal_weights():
     assert importance.relative_ess(np.full(3, -np.inf)) == 0
 
 
-def test_shift_and_r_hat():
+def test_r_hat():
     rng = np.random.default_rng(8)
-    theta = rng.standard_normal((50_000, 2))
-    log_w = 0.3 * theta[:, 1] - 0.045  # moves N(0, 1) to N(.3, 1)
-    log_w -= np.log(np.exp(log_w).sum())
-    assert importance.importance_shift(theta, log_w) == pytest.approx(0.3, abs=0.03)
     chains = rng.standard_normal((4, 1000, 2))
     assert importance.r_hat(chains) == pytest.approx(1, abs=0.01)
     chains[0, :, 1] += 2
     assert importance.r_hat(chains) > 1.3
     assert np.isnan(importance.r_hat(chains[:1]))
-
-
-GOOD = Evidence(
-    ess=0.98, pareto_k=0.4, shift=0.01, r_hat=1.0, n_agreeing=4, n_fluids=4,
-    nonfinite=0.0, status="converged",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("change", "grade", "word"),
-    [
-        ({}, "reliable", "ESS 0.98"),
-        ({"pareto_k": 0.9}, "reliable", "ESS"),  # nearly constant weights: k alone cries wolf
-        ({"shift": 0.2}, "use the weights", "0.20 sd"),
-        ({"pareto_k": 0.8, "ess": 0.6}, "use the weights", "k 0.80"),
-        ({"ess": 0.2}, "use the weights", "ESS 0.20"),
-        ({"n_agreeing": 1}, "use the weights", "different parts"),
-        ({"r_hat": 1.5, "pareto_k": 0.9, "ess": 0.5}, "unreliable", "different parts"),
-        ({"ess": 0.01}, "unreliable", "does not cover"),
-        ({"pareto_k": 1.4, "ess": 0.5}, "unreliable", "does not cover"),
-        ({"status": "non_finite"}, "unreliable", "not finite"),
-        ({"status": "interrupted"}, "use the weights", "interrupted"),
-    ],
-)
-def test_verdict(change, grade, word):
-    verdict = judge(dataclasses.replace(GOOD, **change))
-    assert verdict.grade == grade and word in verdict.reason
-    assert bool(verdict.advice) == (grade != "reliable")
-    assert str(verdict).startswith(grade)
 
 
 # --- the whole fit

@@ -1,8 +1,6 @@
-"""Importance weights: invariances, closed forms, both signs of a tail, and the verdict's order."""
+"""Importance weights: invariances, closed forms, and both signs of a tail."""
 
 from __future__ import annotations
-
-import dataclasses
 
 import numpy as np
 import pytest
@@ -12,14 +10,10 @@ from hypothesis import strategies as st
 from scipy.special import logsumexp
 
 from pymc_sph import importance
-from pymc_sph.importance import Evidence, Verdict, judge
 
 
 def evidence(log_weights):
     return importance.log_evidence(log_weights, importance.psis(log_weights)[0])
-
-
-GRADES = ["reliable", "use the weights", "unreliable"]
 
 
 def test_k_is_larger_for_the_heavier_right_tail():
@@ -115,19 +109,6 @@ def test_inputs_are_left_as_they_are():
     evidence(log_w)
 
 
-def test_shift_of_the_spread_and_of_a_constant_coordinate():
-    rng = np.random.default_rng(7)
-    theta = rng.standard_normal((100_000, 1))
-    log_w = -0.5 * theta[:, 0] ** 2 * (1 / 0.64 - 1)  # N(0, 1) to N(0, .8^2)
-    log_w -= logsumexp(log_w)
-    # standard error of a log sd from these weights: about .004
-    assert importance.importance_shift(theta, log_w) == pytest.approx(-np.log(0.8), abs=0.02)
-    constant = np.hstack([theta, np.ones_like(theta)])
-    assert importance.importance_shift(constant, log_w) == pytest.approx(-np.log(0.8), abs=0.02)
-    even = np.full(100_000, -np.log(100_000))
-    assert importance.importance_shift(theta, even) == pytest.approx(0, abs=1e-9)
-
-
 def test_r_hat_is_gelman_and_rubins_formula():
     theta = np.random.default_rng(8).standard_normal((3, 50, 2)) + np.array([[[0]], [[0.5]], [[1]]])
     expected = []
@@ -137,36 +118,3 @@ def test_r_hat_is_gelman_and_rubins_formula():
         between = 50 * np.var([chain.mean() for chain in x], ddof=1)
         expected.append(np.sqrt((49 / 50 * within + between / 50) / within))
     assert importance.r_hat(theta) == pytest.approx(max(expected), rel=1e-10)
-
-
-GOOD = Evidence(0.98, 0.4, 0.01, 1.0, 4, 4, 0.0, "converged")
-
-
-@given(
-    st.floats(0, 1), st.floats(-1, 3), st.floats(0, 1), st.floats(1, 3), st.integers(1, 4),
-    st.floats(0, 1), st.sampled_from(["converged", "max_steps", "interrupted", "non_finite"]),
-)  # fmt: skip
-def test_verdict_is_always_given_and_never_better_for_worse_figures(
-    ess, k, shift, r_hat, n_agreeing, nonfinite, status
-):
-    found = Evidence(ess, k, shift, r_hat, n_agreeing, 4, nonfinite, status)
-    verdict = judge(found)
-    assert verdict.grade in GRADES and verdict.reason
-    assert bool(verdict.advice) == (verdict.grade != "reliable")
-    rank = GRADES.index(verdict.grade)
-    worse = [{"ess": ess / 2}, {"pareto_k": k + 0.5}, {"shift": shift + 0.2}]
-    worse += [{"nonfinite": min(1.0, nonfinite + 0.3)}]
-    for change in worse:
-        assert GRADES.index(judge(dataclasses.replace(found, **change)).grade) >= rank, change
-    if verdict.grade == "reliable":
-        assert shift <= importance.SHIFT and r_hat <= 1.2 and n_agreeing > 1
-
-
-def test_one_fluid_has_no_other_to_agree_with():
-    alone = dataclasses.replace(GOOD, n_fluids=1, n_agreeing=1, r_hat=float("nan"))
-    assert judge(alone).grade == "reliable"
-
-
-def test_verdict_in_words():
-    assert str(Verdict("reliable", "ESS 1", "")) == "reliable: ESS 1."
-    assert str(Verdict("unreliable", "why", "Do this.")) == "unreliable: why. Do this."
