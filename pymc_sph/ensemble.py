@@ -39,6 +39,8 @@ from pymc_sph.start import Gaussian, find_starts
 
 HALVINGS = 3
 """Halvings of the step sizes without progress after which a fluid has converged."""
+PRESSURE_HALVINGS = 2
+"""The same in the pressure form: old probes have averaged most of the noise out already."""
 CHECK, START, POSITIONS, MEETING, TOGETHER, EXPLORE = 1, 2, 3, 4, 5, 6
 """Keys that keep the random streams of a fit apart."""
 
@@ -146,7 +148,7 @@ class Ensemble:
                 f"none of the {len(points)} starting points led to a region where the log density "
                 "is finite; give other points (`start`), or check the model's support"
             )
-        # paths from hot probes need gradients
+        # without gradients a path costs too much to send out hundreds
         heat = 1.0 if pressure else settings.probe_temperature()
         found = explore(target, starts, heat, (seed, EXPLORE))
         place = _placing(settings, target, found.modes)
@@ -354,11 +356,12 @@ def _place(
         full=full,
     )
     temperature = settings.temperatures()[i]
+    pressure = settings.formulation == "pressure"
     plan = Plan(
         temperature=temperature,
         cooling=min(settings.cooling, n // 2),
         window=settings.window,
-        halvings=HALVINGS,
+        halvings=PRESSURE_HALVINGS if pressure else HALVINGS,
         tol=settings.tol,
         rates=Rates(
             dt=settings.dt,
@@ -370,7 +373,7 @@ def _place(
             trust=settings.trust,
         ),
     )
-    memory = Memory() if settings.formulation == "pressure" else None
+    memory = Memory() if pressure else None
     return Simulation(fluid, plan, Schedule(), probes, (seed, 0, i), memory)
 
 
