@@ -110,7 +110,7 @@ def plot(idata: Any, path: Path) -> None:
         axis.plot(YEARS, np.median(z[..., i], axis=0), color="C0", label="population, median")
         axis.plot(YEARS, PELTS[:, i], "k.", label="observed")
         axis.set(ylabel=f"{name} pelts (thousands)", ylim=(0, None))
-    axes[0].legend(frameon=False, fontsize=8, ncols=2)
+    axes[1].legend(frameon=False, fontsize=8, loc="upper center")
     axes[1].set(xlabel="year", xticks=YEARS[::5], xlim=(YEARS[0], YEARS[-1]))
     figure.savefig(path, dpi=120)
 
