@@ -2,9 +2,9 @@
 
 Run ``python benchmarks/predator_prey.py``: the model of ``examples/black_box.py``, whose log
 density costs one call of SciPy's `solve_ivp`, fitted by ``pm.fit(method="sph")``,
-`pymc.sample_smc` and DEMetropolisZ, two processes each. Every call is counted, in whichever process. Errors are in
-reference standard deviations, of the worst of the eight parameters. `sample_smc` and DEMetropolisZ
-cannot do with an error, so that a failed call gives them NaN.
+`pymc.sample_smc` and DEMetropolisZ, two processes each. Every call is counted, in whichever
+process. Errors are in reference standard deviations, of the worst of the eight parameters.
+`sample_smc` and DEMetropolisZ cannot do with an error, so that a failed call gives them NaN.
 
 The reference is a random-walk Metropolis chain on an own implementation of the same log density
 (NumPy and Numba, fourth-order Runge-Kutta at a hundredth of a year), ``--reference`` makes it anew.
