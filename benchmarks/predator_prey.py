@@ -4,7 +4,8 @@ Run ``python benchmarks/predator_prey.py``: the model of ``examples/black_box.py
 density costs one call of SciPy's `solve_ivp`, fitted by ``pm.fit(method="sph")``,
 `pymc.sample_smc` and DEMetropolisZ, two processes each. Every call is counted, in whichever
 process. Errors are in reference standard deviations, of the worst of the eight parameters.
-`sample_smc` and DEMetropolisZ cannot do with an error, so that a failed call gives them NaN.
+`sample_smc` and DEMetropolisZ cannot do with an error, nor the former with NaN: a failed call gives
+them a very small likelihood.
 
 The reference is a random-walk Metropolis chain on an own implementation of the same log density
 (NumPy and Numba, fourth-order Runge-Kutta at a hundredth of a year), ``--reference`` makes it anew.
@@ -59,11 +60,12 @@ def counted(rates: np.ndarray, first: np.ndarray) -> np.ndarray:
 
 
 def tolerant(rates: np.ndarray, first: np.ndarray) -> np.ndarray:
-    """Count a call, and return NaN if it raises."""
+    """Count a call; where it fails, return populations that make the data very unlikely."""
     try:
-        return counted(rates, first)
+        z = counted(rates, first)
     except RuntimeError:
-        return np.full(black_box.PELTS.shape, np.nan)
+        z = np.zeros(black_box.PELTS.shape)
+    return z if (z > 0).all() else np.full(z.shape, 1e-30)
 
 
 def by_sph(seed: int) -> tuple[Any, Row]:

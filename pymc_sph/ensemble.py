@@ -431,13 +431,15 @@ def fit_density(
     dim = check_integer("dim", dim, 1)
     n = check_integer("n", n, 0, whole_floats=True)
     seed = integer_seed(random_seed)
+    looked_at = np.zeros((1, dim)) if points is None else np.atleast_2d(points)[:1]
+    target = DensityTarget(logp_and_grad, looked_at, chosen.formulation, cores, executor)
+    chosen = chosen.in_form(target.formulation)
     if points is None:
         rng = np.random.default_rng([seed, START, 0])
+        assert chosen.paths is not None  # in_form has decided
         spread = np.where(np.arange(chosen.paths) % 2, 3.0, 1.0)
         points = spread[:, None] * rng.standard_normal((chosen.paths, dim))
     points = np.atleast_2d(np.asarray(points, dtype="float64"))
-    target = DensityTarget(logp_and_grad, points[:1], chosen.formulation, cores, executor)
-    chosen = chosen.in_form(target.formulation)
     try:
         ensemble = Ensemble.start(target, points, chosen, seed, n)
         while not ensemble.done:
