@@ -172,7 +172,7 @@ def join(
         temperature=1.0,
         cooling=0,
         window=max(1, run.plan.window // 2),
-        halvings=HALVINGS,
+        halvings=min(run.plan.halvings, HALVINGS),
         rates=dataclasses.replace(run.plan.rates, temperature=1.0, frame=0.0),
     )
     status = scheduling.CONVERGED if flat else scheduling.RUNNING

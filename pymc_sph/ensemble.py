@@ -40,6 +40,8 @@ from pymc_sph.verdict import Evidence, judge
 
 HALVINGS = 3
 """Halvings of the step sizes without progress after which a fluid has converged."""
+PRESSURE_HALVINGS = 2
+"""The same in the pressure form: old probes have averaged most of the noise out already."""
 CHECK, START, POSITIONS, MEETING, TOGETHER, EXPLORE = 1, 2, 3, 4, 5, 6
 """Keys that keep the random streams of a fit apart."""
 
@@ -154,7 +156,7 @@ class Ensemble:
                 f"none of the {len(points)} starting points led to a region where the log density "
                 "is finite; give other points (`start`), or check the model's support"
             )
-        # paths from hot probes need gradients
+        # without gradients a path costs too much to send out hundreds
         heat = 1.0 if pressure else settings.probe_temperature()
         found = explore(target, starts, heat, (seed, EXPLORE))
         place = _placing(settings, target, found.modes)
@@ -383,11 +385,12 @@ def _place(
         full=full,
     )
     temperature = settings.temperatures()[i]
+    pressure = settings.formulation == "pressure"
     plan = Plan(
         temperature=temperature,
         cooling=min(settings.cooling, n // 2),
         window=settings.window,
-        halvings=HALVINGS,
+        halvings=PRESSURE_HALVINGS if pressure else HALVINGS,
         tol=settings.tol,
         rates=Rates(
             dt=settings.dt,
@@ -399,7 +402,7 @@ def _place(
             trust=settings.trust,
         ),
     )
-    memory = Memory() if settings.formulation == "pressure" else None
+    memory = Memory() if pressure else None
     return Simulation(fluid, plan, Schedule(), probes, (seed, 0, i), memory)
 
 
@@ -457,13 +460,15 @@ def fit_density(
     dim = check_integer("dim", dim, 1)
     n = check_integer("n", n, 0, whole_floats=True)
     seed = integer_seed(random_seed)
+    looked_at = np.zeros((1, dim)) if points is None else np.atleast_2d(points)[:1]
+    target = DensityTarget(logp_and_grad, looked_at, chosen.formulation, cores, executor)
+    chosen = chosen.in_form(target.formulation)
     if points is None:
         rng = np.random.default_rng([seed, START, 0])
+        assert chosen.paths is not None  # in_form has decided
         spread = np.where(np.arange(chosen.paths) % 2, 3.0, 1.0)
         points = spread[:, None] * rng.standard_normal((chosen.paths, dim))
     points = np.atleast_2d(np.asarray(points, dtype="float64"))
-    target = DensityTarget(logp_and_grad, points[:1], chosen.formulation, cores, executor)
-    chosen = chosen.in_form(target.formulation)
     try:
         ensemble = Ensemble.start(target, points, chosen, seed, n)
         while not ensemble.done:

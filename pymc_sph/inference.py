@@ -183,8 +183,9 @@ class SPH(Inference):
             began = time.perf_counter()
             target.reseed(seed)
             before = target.n_evaluations
-            points = target.initial_points(self.settings.paths, seed, self.start)
             settings = self.settings.in_form(target.formulation)
+            assert settings.paths is not None  # in_form has decided
+            points = target.initial_points(settings.paths, seed, self.start)
             self._ensemble = Ensemble.start(target, points, settings, seed, n)
             self._ensemble = dataclasses.replace(
                 self._ensemble, n_evaluations=target.n_evaluations - before

@@ -21,6 +21,8 @@ HOT = 4.0
 """Temperature of the fluids that start hot by default."""
 PROBE = 1024.0
 """Highest temperature of the probes for more modes by default: 32 sds of a mode away."""
+PATHS = 8
+"""Paths of the start by default, in the force form."""
 PER_MODE = 2
 """Least number of particles per mode by default."""
 
@@ -64,8 +66,9 @@ class Settings:
         Steps over which the ELBO is averaged for the stopping rule.
     tol : float
         Nats of the ELBO that count as progress between two windows.
-    paths : int
-        L-BFGS or (pressure form) CMA-ES paths of the start; the best of them start the fluids.
+    paths : int, optional
+        L-BFGS or (pressure form) CMA-ES paths of the start; the best of them start the fluids. By
+        default 8, in the pressure form one per fluid: without gradients a path costs more.
     draws : int
         Draws from q of the final check: shares of the fluids, evidence, ESS, Pareto k. About
         three quarters as many come from beyond q.
@@ -92,13 +95,15 @@ class Settings:
     trust: float = 0.05
     window: int = 10
     tol: float = 0.01
-    paths: int = 8
+    paths: int | None = None
     draws: int = 4000
 
     def __post_init__(self) -> None:
         """Check every setting, and keep it as a plain Python value."""
-        for name in ("fluids", "paths", "window"):
+        for name in ("fluids", "window"):
             self._integer(name, 1)
+        if self.paths is not None:
+            self._integer("paths", 1)
         self._integer("cooling", 0)
         self._integer("draws", 100)
         if self.particles is not None:
@@ -168,7 +173,8 @@ class Settings:
 
     def in_form(self, formulation: str) -> Settings:
         """Return the settings with the formulation that the target turned out to need."""
-        return dataclasses.replace(self, formulation=formulation)
+        paths = self.paths or (self.fluids if formulation == "pressure" else PATHS)
+        return dataclasses.replace(self, formulation=formulation, paths=paths)
 
     def temperatures(self) -> tuple[Temperature, ...]:
         """Temperature of the first step of each fluid, or of every step."""

@@ -12,10 +12,10 @@ from scipy.special import logsumexp
 
 from pymc_sph.ensemble import fit_density
 from pymc_sph.fluid import equation_of_state, formulation, interpolation
-from pymc_sph.fluid.density import density, draw_noise, draw_probes
+from pymc_sph.fluid.density import density, draw_noise, draw_probes, log_density
 from pymc_sph.fluid.pressure_step import pressure_step
 from pymc_sph.fluid.reuse import BATCHES, Memory
-from pymc_sph.fluid.state import Fluid, log_det_frame, new_fluid, to_unconstrained
+from pymc_sph.fluid.state import Fluid, log_det_frame, new_fluid, to_frame, to_unconstrained
 from pymc_sph.fluid.step import Rates
 
 AXIS = np.linspace(-7, 7, 281)
@@ -169,7 +169,7 @@ def test_non_finite_probes_are_set_aside_and_counted(fluid):
         return target
 
     ones, _, seen = run(fluid, broken(np.nan), steps=1)
-    others, _, _ = run(fluid, broken(-np.inf), steps=1)
+    others, _, _ = run(fluid, broken(np.inf), steps=1)
     y, _ = draw_probes(fluid, draw_noise(np.random.default_rng([0, 0]), 64, 2))
     bad = int(np.sum(to_unconstrained(fluid, y)[:, 0] > fluid.mu[0]))
     assert 0 < bad < 64 and seen.n_nonfinite == bad
@@ -177,6 +177,31 @@ def test_non_finite_probes_are_set_aside_and_counted(fluid):
         assert np.isfinite(getattr(ones, field.name)).all()
         # what the broken probes returned went nowhere
         np.testing.assert_array_equal(getattr(ones, field.name), getattr(others, field.name))
+
+
+def test_a_void_pushes_the_fluid_out(fluid):
+    """Where p is zero for x > mu, the mean of the density moves to the left."""
+
+    def half(theta):
+        return np.where(theta[:, 0] > fluid.mu[0] + 0.5, -np.inf, 0.0), None
+
+    after, _, seen = run(fluid, half, steps=5)
+    assert seen.n_nonfinite > 0 and np.isfinite(seen.elbo)
+    before = np.exp(fluid.log_m) @ to_unconstrained(fluid, fluid.z)
+    assert (np.exp(after.log_m) @ to_unconstrained(after, after.z))[0] < before[0] - 0.1
+
+
+def test_a_fluid_alone_is_its_own_surroundings(fluid):
+    memory, noise = Memory(), draw_noise(np.random.default_rng(2), 64, 2)
+
+    def own(theta):
+        return log_density(fluid, to_frame(fluid, theta)) - log_det_frame(fluid), None
+
+    one, _, seen = pressure_step(fluid, memory, noise, values, Rates())
+    two, _, same = pressure_step(fluid, memory, noise, values, Rates(), around=own)
+    np.testing.assert_allclose(one.z, two.z, rtol=1e-9)
+    np.testing.assert_allclose(one.A, two.A, rtol=1e-9)
+    assert seen.elbo == pytest.approx(same.elbo)
 
 
 def test_without_a_finite_probe_the_fluid_stays(fluid):

@@ -49,6 +49,8 @@ def pressure_step(
     -------
     fluid : Fluid
         The fluid after the step; the same one if no new probe, or not the step itself, was finite.
+        Probes where p is zero push the fluid away a little; others that are not finite are set
+        aside.
     memory : Memory
         The memory with the new probes.
     observation : Observation
@@ -81,8 +83,10 @@ def pushed(
     field = density(fluid, y)
     # a constant such as log |det L| does not matter to the potential
     log_rho = field.log_rho if around is None else around(theta)[0]
+    void = ~xp.isfinite(logp)
+    logp = xp.where(void, 0.0, logp)
     phi = equation_of_state.potential(logp, log_rho, rates.temperature)
-    phi = mass.clip_potential(phi)
+    phi = mass.clip_potential(phi, void)
     phi = phi - xp.sum(w * phi) / xp.sum(w)
     weights = interpolation.smoothing_weights(fluid, field.R * w)
     push = formulation.pressure_form(fluid, field, weights, y, phi)
@@ -92,5 +96,5 @@ def pushed(
 def default_sizes(dim: int) -> tuple[int, int]:
     """Particles, and new probes per step: few, because those of earlier steps help."""
     if dim <= 5:
-        return 64, 128
-    return (32, 64) if dim <= 10 else (16, max(64, 4 * dim))
+        return 64, 64
+    return 32 if dim <= 10 else 16, max(32, 4 * dim)

@@ -31,7 +31,7 @@ class Memory:
     theta : tuple of (K, d)
         The probes, in unconstrained space.
     logp : tuple of (K,)
-        Their log densities; not finite where there is none.
+        Their log densities; -inf where p is zero, another non-finite number where it is unknown.
     log_q : tuple of tuple of (K,)
         ``log_q[b][a]`` is the log density of fluid a at the probes of batch b.
     """
@@ -60,7 +60,7 @@ class Memory:
         theta : (M, d)
         logp : (M,)
         weights : (M,)
-            Importance weights, about 1 on average; 0 where the log density is not finite.
+            Importance weights, about 1 on average; 0 where the log density is unknown.
         """
         xp = namespace(self.logp[-1])
         log_q = xp.stack(
@@ -69,7 +69,8 @@ class Memory:
         top = xp.max(log_q, axis=0)
         mixture = top + xp.log(xp.mean(xp.exp(log_q - top), axis=0))
         logp = xp.concat(self.logp)
-        weights = xp.where(xp.isfinite(logp), xp.exp(log_q[-1] - mixture), 0.0)
+        known = xp.isfinite(logp) | (logp == -float("inf"))
+        weights = xp.where(known, xp.exp(log_q[-1] - mixture), 0.0)
         return xp.concat(self.theta), logp, weights
 
 
