@@ -6,7 +6,8 @@ Importing this package makes ``pm.fit(method="sph")`` work.
 from pymc_sph.approximation import FluidApproximation
 from pymc_sph.checks import SettingsError
 from pymc_sph.collocated_settings import CollocatedSettings
-from pymc_sph.ensemble import StartError, fit_density
+from pymc_sph.density_fit import fit_density
+from pymc_sph.ensemble import StartError
 from pymc_sph.errors import (
     BackendError,
     DiscreteVariableError,

@@ -1,87 +1,33 @@
 """Independent fluids side by side, from the start to the final check; free of PyMC.
 
 `Ensemble` is the fit under way, a value like everything in the engine: `step` returns a new one.
-`fit_density` runs it for a user with a log density instead of a PyMC model.
 """
 
 from __future__ import annotations
 
 import dataclasses
 
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
-from typing import Any, Protocol, Self
 
 import numpy as np
 
-from scipy.special import logsumexp, softmax
-
 from pymc_sph import confluence, gradient_free_start
-from pymc_sph.checks import check_integer
-from pymc_sph.collocated_settings import CollocatedSettings
 from pymc_sph.confluence import Confluence, Witness
-from pymc_sph.density_target import DensityTarget, LogDensityFunction
-from pymc_sph.exploration import Exploration, apart, distance, explore, near
+from pymc_sph.exploration import Exploration, explore
 from pymc_sph.final_check import check
 from pymc_sph.fluid import schedule as scheduling
-from pymc_sph.fluid.reuse import Memory
-from pymc_sph.fluid.schedule import Plan, Schedule
 from pymc_sph.fluid.simulate import Simulation
-from pymc_sph.fluid.state import Fluid, pour
-from pymc_sph.fluid.step import LogDensity, Observation, Rates
-from pymc_sph.mixture import FluidMixture, apportion
+from pymc_sph.fluid.step import LogDensity, Observation
+from pymc_sph.mixture import FluidMixture
+from pymc_sph.placing import Run, choose, placing
 from pymc_sph.result import FitResult, StepInfo
-from pymc_sph.schemes import AnySettings, settings_of
-from pymc_sph.seeds import integer_seed
-from pymc_sph.settings import PROBE, Settings
-from pymc_sph.start import Gaussian, find_starts
+from pymc_sph.schemes import AnySettings
+from pymc_sph.settings import PROBE
+from pymc_sph.start import find_starts
 from pymc_sph.verdict import Evidence, judge
 
-HALVINGS = 3
-"""Halvings of the step sizes without progress after which a fluid has converged."""
-PRESSURE_HALVINGS = 2
-"""The same in the pressure form: old probes have averaged most of the noise out already."""
-CHECK, START, POSITIONS, MEETING, TOGETHER, EXPLORE = 1, 2, 3, 4, 5, 6
-"""Keys that keep the random streams of a fit apart."""
-
-
-class Run(Protocol):
-    """One fluid under way, whatever its scheme: what the ensemble needs to know of it."""
-
-    @property
-    def fluid(self) -> Fluid:
-        """Its state, as the density that is returned."""
-
-    @property
-    def running(self) -> bool:
-        """Whether it goes on."""
-
-    @property
-    def status(self) -> str:
-        """A status of `schedule`."""
-
-    @property
-    def n_steps(self) -> int:
-        """Steps taken."""
-
-    @property
-    def temperature(self) -> float:
-        """Temperature of the next step."""
-
-    @property
-    def cost(self) -> int:
-        """Evaluations of the target per step."""
-
-    @property
-    def placing_cost(self) -> int:
-        """Evaluations of the target that it took to place it."""
-
-    def advance(self, target: LogDensity) -> tuple[Self, Observation]:
-        """Take one step."""
-
-    def reopen(self) -> Self:
-        """Let it go on if it has converged."""
+CHECK, START, MEETING, TOGETHER, EXPLORE = 1, 2, 4, 5, 6
+"""Keys that keep the random streams of a fit apart; 3 is `placing`'s."""
 
 
 class StartError(ValueError):
@@ -159,7 +105,7 @@ class Ensemble:
         # without gradients a path costs too much to send out hundreds
         heat = 1.0 if pressure else settings.probe_temperature()
         found = explore(target, starts, heat, (seed, EXPLORE))
-        place = _placing(settings, target, found.modes)
+        place = placing(settings, target, found.modes)
         simulations = tuple(
             place(start, i, seed, n)
             for i, start in enumerate(choose([*starts, *found.modes], settings.fluids))
@@ -340,141 +286,3 @@ class Ensemble:
             return dataclasses.replace(self.known, n_evaluations=0)
         seed = (self.seed, CHECK, EXPLORE)
         return explore(target, list(self.known.modes), PROBE, seed, rounds=1)
-
-
-def choose(starts: list[Gaussian], n_fluids: int) -> list[Gaussian]:
-    """One start per fluid, from starts sorted by ELBO: places apart first, then the best others.
-
-    Several paths that ended in one mode must not crowd out the path that found another.
-    """
-    first = apart(starts)
-    taken = {id(start) for start in first}
-    ordered = [*first, *(start for start in near(starts) if id(start) not in taken)]
-    return [ordered[i % len(ordered)] for i in range(n_fluids)]
-
-
-def _placing(
-    settings: AnySettings, target: LogDensity, modes: Sequence[Gaussian]
-) -> Callable[[Gaussian, int, int, int], Run]:
-    """Return the function of start, number, seed and n that places a fluid of these settings."""
-    if isinstance(settings, CollocatedSettings):
-        return lambda start, i, seed, n: settings.place(start, i, target, seed, n)
-    return lambda start, i, seed, n: _place(start, modes, i, settings, seed, n)
-
-
-def _place(
-    start: Gaussian, modes: Sequence[Gaussian], i: int, settings: Settings, seed: int, n: int
-) -> Simulation:
-    """Fluid i at rest at its start and, with full tensors, at all other modes; with its schedule.
-
-    A diagonal tensor takes its shape from the frame, and a frame fits one mode.
-    """
-    d = len(start.mu)
-    full = settings.full_tensor(d)
-    places = [start]
-    if full:
-        places += [mode for mode in modes if distance(mode, start) > 1.0]
-    particles, probes = settings.sizes(d, len(places))
-    places = places[:particles]
-    rng = np.random.default_rng([seed, POSITIONS, i])
-    log_share = np.array([place.elbo for place in places])
-    counts = apportion(softmax(0.5 * log_share), particles - len(places)) + 1
-    fluid = pour(
-        [(p.mu, p.L, rng.standard_normal((c, d))) for p, c in zip(places, counts, strict=True)],
-        log_share - logsumexp(log_share),
-        full=full,
-    )
-    temperature = settings.temperatures()[i]
-    pressure = settings.formulation == "pressure"
-    plan = Plan(
-        temperature=temperature,
-        cooling=min(settings.cooling, n // 2),
-        window=settings.window,
-        halvings=PRESSURE_HALVINGS if pressure else HALVINGS,
-        tol=settings.tol,
-        rates=Rates(
-            dt=settings.dt,
-            tensor=settings.tensor_rate,
-            mass=settings.mass_rate,
-            frame=settings.frame_rate,
-            damping=settings.damping,
-            viscosity=settings.viscosity,
-            trust=settings.trust,
-        ),
-    )
-    memory = Memory() if pressure else None
-    return Simulation(fluid, plan, Schedule(), probes, (seed, 0, i), memory)
-
-
-def fit_density(
-    logp_and_grad: LogDensityFunction,
-    dim: int,
-    *,
-    points: np.ndarray | None = None,
-    n: int = 10_000,
-    random_seed: Any = None,
-    cores: int = 1,
-    executor: Executor | None = None,
-    scheme: str = "variational",
-    **settings: Any,
-) -> FitResult:
-    """Fit the fluids to a log density, without PyMC.
-
-    Parameters
-    ----------
-    logp_and_grad : callable
-        theta (K, d) -> (log density (K,), its gradient (K, d)), on all of R^d. The log density
-        need not be normalised; entries may be non-finite. A function that returns the log density
-        alone is fitted in the pressure form; there it may raise for some points, which then count
-        as points without density.
-    dim : int
-        Dimension d.
-    points : (P, d), optional
-        Starting points; by default standard normal ones, some of them wider.
-    n : int
-        Largest number of steps; 0 leaves the fluids at their starts.
-    random_seed : int, array of int, Generator or None
-        Seed of everything random; the same integer gives the same bits, None others every time.
-    cores, executor
-        Processes, or an executor of `concurrent.futures`, that evaluate a function without
-        gradient. Results do not depend on them. On systems other than Linux, a script that uses
-        `cores` needs the guard ``if __name__ == "__main__"``.
-    scheme : {"variational", "collocated"}
-        The variational fluid, or SPH as the paper writes it.
-    **settings
-        Fields of `Settings`, or of `CollocatedSettings`.
-
-    Returns
-    -------
-    FitResult
-        ``result.mixture.sample(n, rng)`` draws from it.
-
-    Raises
-    ------
-    SettingsError
-        For settings that have no meaning.
-    StartError
-        If no start is finite.
-    """
-    chosen = settings_of(scheme, settings)
-    dim = check_integer("dim", dim, 1)
-    n = check_integer("n", n, 0, whole_floats=True)
-    seed = integer_seed(random_seed)
-    looked_at = np.zeros((1, dim)) if points is None else np.atleast_2d(points)[:1]
-    target = DensityTarget(logp_and_grad, looked_at, chosen.formulation, cores, executor)
-    chosen = chosen.in_form(target.formulation)
-    if points is None:
-        rng = np.random.default_rng([seed, START, 0])
-        assert chosen.paths is not None  # in_form has decided
-        spread = np.where(np.arange(chosen.paths) % 2, 3.0, 1.0)
-        points = spread[:, None] * rng.standard_normal((chosen.paths, dim))
-    points = np.atleast_2d(np.asarray(points, dtype="float64"))
-    try:
-        ensemble = Ensemble.start(target, points, chosen, seed, n)
-        while not ensemble.done:
-            ensemble, _ = ensemble.step(target)
-        result = ensemble.finish(target)
-        spent, failed = target.n_evaluations, target.n_failed
-        return dataclasses.replace(result, n_evaluations=spent, n_failed=failed)
-    finally:
-        target.release()

@@ -12,7 +12,8 @@ from scipy.special import logsumexp
 
 from pymc_sph import confluence
 from pymc_sph.confluence import Confluence, join, meet
-from pymc_sph.ensemble import Ensemble, fit_density
+from pymc_sph.density_fit import fit_density
+from pymc_sph.ensemble import Ensemble
 from pymc_sph.fluid import schedule
 from pymc_sph.fluid import step as step_module
 from pymc_sph.fluid.density import draw_noise

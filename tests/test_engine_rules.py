@@ -22,7 +22,8 @@ from scipy.special import logsumexp
 
 import pymc_sph
 
-from pymc_sph.ensemble import Ensemble, fit_density
+from pymc_sph.density_fit import fit_density
+from pymc_sph.ensemble import Ensemble
 from pymc_sph.fluid import resolution
 from pymc_sph.fluid.density import density, draw_noise, draw_probes
 from pymc_sph.fluid.state import Fluid, log_det_frame, to_frame, to_unconstrained
@@ -32,9 +33,9 @@ from pymc_sph.settings import Settings
 SEED = 20
 PACKAGE = Path(pymc_sph.__file__).parent
 ENGINE = [
-    "checks", "collocated_settings", "confluence", "density_target", "ensemble", "exploration",
-    "final_check", "gradient_free_start", "importance", "mixture", "parallel", "result", "schemes",
-    "seeds", "settings", "start",
+    "checks", "collocated_settings", "confluence", "density_fit", "density_target", "ensemble",
+    "exploration", "final_check", "gradient_free_start", "importance", "mixture", "parallel",
+    "placing", "result", "schemes", "seeds", "settings", "start", "verdict",
 ]  # fmt: skip
 FILES = sorted([*PACKAGE.glob("fluid/*.py"), *(PACKAGE / f"{name}.py" for name in ENGINE)])
 seeds = st.integers(0, 2**32 - 1)
@@ -63,7 +64,7 @@ for name in ("pymc", "pytensor"):
 package = types.ModuleType("pymc_sph")
 package.__path__ = [{str(PACKAGE)!r}]
 sys.modules["pymc_sph"] = package
-from pymc_sph.ensemble import fit_density
+from pymc_sph.density_fit import fit_density
 fit_density(lambda x: (-(x**2).sum(1), -2 * x), 2, n=3, draws=200)
 print(json.dumps([m for m in sys.modules if m.startswith("pymc_sph.")]))
 """

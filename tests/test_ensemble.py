@@ -12,12 +12,14 @@ from scipy.special import logsumexp
 from scipy.stats import genpareto
 
 from pymc_sph import importance, resampling
-from pymc_sph.ensemble import Ensemble, StartError, choose, fit_density
+from pymc_sph.density_fit import fit_density
+from pymc_sph.ensemble import Ensemble, StartError
 from pymc_sph.fluid import schedule
 from pymc_sph.fluid.schedule import Plan, Schedule
 from pymc_sph.fluid.state import to_frame
 from pymc_sph.fluid.step import Observation, Rates
 from pymc_sph.mixture import FluidMixture, fit_shares
+from pymc_sph.placing import choose
 from pymc_sph.settings import Settings
 from pymc_sph.start import Gaussian, covariance_factor, find_starts, lbfgs_path
 

@@ -9,10 +9,12 @@ from fluids import banana, gaussian, ill_conditioned
 from scipy.special import logsumexp
 from scipy.stats import multivariate_normal
 
-from pymc_sph.ensemble import Ensemble, choose, fit_density
+from pymc_sph.density_fit import fit_density
+from pymc_sph.ensemble import Ensemble
 from pymc_sph.exploration import apart, explore, known_mode
 from pymc_sph.fluid.density import log_density
 from pymc_sph.fluid.state import log_det_frame, pour, to_frame
+from pymc_sph.placing import choose
 from pymc_sph.settings import Settings, SettingsError
 from pymc_sph.start import Gaussian, find_starts
 

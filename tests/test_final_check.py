@@ -10,7 +10,8 @@ import pytest
 from fluids import gaussian
 from scipy.special import logsumexp
 
-from pymc_sph.ensemble import Ensemble, fit_density
+from pymc_sph.density_fit import fit_density
+from pymc_sph.ensemble import Ensemble
 from pymc_sph.final_check import check, widened
 from pymc_sph.fluid.state import new_fluid
 from pymc_sph.mixture import FluidMixture

@@ -10,7 +10,7 @@ import pytest
 from fluids import banana, brute_log_rho, factors, gaussian, ill_conditioned, random_fluid
 from scipy.special import logsumexp
 
-from pymc_sph.ensemble import fit_density
+from pymc_sph.density_fit import fit_density
 from pymc_sph.fluid import equation_of_state, formulation, interpolation
 from pymc_sph.fluid.density import density, draw_noise, draw_probes, log_density
 from pymc_sph.fluid.pressure_step import pressure_step

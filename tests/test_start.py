@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pymc_sph import start
-from pymc_sph.ensemble import choose, distance
+from pymc_sph.exploration import distance
+from pymc_sph.placing import choose
 from pymc_sph.start import (
     Gaussian,
     covariance_factor,

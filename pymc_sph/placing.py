@@ -1,0 +1,131 @@
+"""Fluids placed at their starts, ready to run; and what the ensemble needs to know of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol, Self
+
+import numpy as np
+
+from scipy.special import logsumexp, softmax
+
+from pymc_sph.collocated_settings import CollocatedSettings
+from pymc_sph.exploration import apart, distance, near
+from pymc_sph.fluid.reuse import Memory
+from pymc_sph.fluid.schedule import Plan, Schedule
+from pymc_sph.fluid.simulate import Simulation
+from pymc_sph.fluid.state import Fluid, pour
+from pymc_sph.fluid.step import LogDensity, Observation, Rates
+from pymc_sph.mixture import apportion
+from pymc_sph.schemes import AnySettings
+from pymc_sph.settings import Settings
+from pymc_sph.start import Gaussian
+
+HALVINGS = 3
+"""Halvings of the step sizes without progress after which a fluid has converged."""
+PRESSURE_HALVINGS = 2
+"""The same in the pressure form: old probes have averaged most of the noise out already."""
+POSITIONS = 3
+"""Key of the random stream of the first positions; `ensemble` has the others."""
+
+
+class Run(Protocol):
+    """One fluid under way, whatever its scheme: what the ensemble needs to know of it."""
+
+    @property
+    def fluid(self) -> Fluid:
+        """Its state, as the density that is returned."""
+
+    @property
+    def running(self) -> bool:
+        """Whether it goes on."""
+
+    @property
+    def status(self) -> str:
+        """A status of `schedule`."""
+
+    @property
+    def n_steps(self) -> int:
+        """Steps taken."""
+
+    @property
+    def temperature(self) -> float:
+        """Temperature of the next step."""
+
+    @property
+    def cost(self) -> int:
+        """Evaluations of the target per step."""
+
+    @property
+    def placing_cost(self) -> int:
+        """Evaluations of the target that it took to place it."""
+
+    def advance(self, target: LogDensity) -> tuple[Self, Observation]:
+        """Take one step."""
+
+    def reopen(self) -> Self:
+        """Let it go on if it has converged."""
+
+
+def choose(starts: list[Gaussian], n_fluids: int) -> list[Gaussian]:
+    """One start per fluid, from starts sorted by ELBO: places apart first, then the best others.
+
+    Several paths that ended in one mode must not crowd out the path that found another.
+    """
+    first = apart(starts)
+    taken = {id(start) for start in first}
+    ordered = [*first, *(start for start in near(starts) if id(start) not in taken)]
+    return [ordered[i % len(ordered)] for i in range(n_fluids)]
+
+
+def placing(
+    settings: AnySettings, target: LogDensity, modes: Sequence[Gaussian]
+) -> Callable[[Gaussian, int, int, int], Run]:
+    """Return the function of start, number, seed and n that places a fluid of these settings."""
+    if isinstance(settings, CollocatedSettings):
+        return lambda start, i, seed, n: settings.place(start, i, target, seed, n)
+    return lambda start, i, seed, n: _place(start, modes, i, settings, seed, n)
+
+
+def _place(
+    start: Gaussian, modes: Sequence[Gaussian], i: int, settings: Settings, seed: int, n: int
+) -> Simulation:
+    """Fluid i at rest at its start and, with full tensors, at all other modes; with its schedule.
+
+    A diagonal tensor takes its shape from the frame, and a frame fits one mode.
+    """
+    d = len(start.mu)
+    full = settings.full_tensor(d)
+    places = [start]
+    if full:
+        places += [mode for mode in modes if distance(mode, start) > 1.0]
+    particles, probes = settings.sizes(d, len(places))
+    places = places[:particles]
+    rng = np.random.default_rng([seed, POSITIONS, i])
+    log_share = np.array([place.elbo for place in places])
+    counts = apportion(softmax(0.5 * log_share), particles - len(places)) + 1
+    fluid = pour(
+        [(p.mu, p.L, rng.standard_normal((c, d))) for p, c in zip(places, counts, strict=True)],
+        log_share - logsumexp(log_share),
+        full=full,
+    )
+    temperature = settings.temperatures()[i]
+    pressure = settings.formulation == "pressure"
+    plan = Plan(
+        temperature=temperature,
+        cooling=min(settings.cooling, n // 2),
+        window=settings.window,
+        halvings=PRESSURE_HALVINGS if pressure else HALVINGS,
+        tol=settings.tol,
+        rates=Rates(
+            dt=settings.dt,
+            tensor=settings.tensor_rate,
+            mass=settings.mass_rate,
+            frame=settings.frame_rate,
+            damping=settings.damping,
+            viscosity=settings.viscosity,
+            trust=settings.trust,
+        ),
+    )
+    memory = Memory() if pressure else None
+    return Simulation(fluid, plan, Schedule(), probes, (seed, 0, i), memory)
