@@ -39,14 +39,15 @@ def psis(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
         if len(kept):
             out[finite] = kept - logsumexp(kept)
         return out, (-np.inf if len(kept) >= 25 else np.nan)
-    if importlib.util.find_spec("arviz_stats") is not None:
-        from arviz_stats.base import array_stats
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # of ArviZ' tail fit
+        if importlib.util.find_spec("arviz_stats") is not None:
+            from arviz_stats.base import array_stats
 
-        smoothed, k = array_stats.psislw(-kept)  # ArviZ 1.x takes minus the log weights
-    else:
-        import arviz as az
+            smoothed, k = array_stats.psislw(-kept)  # ArviZ 1.x takes minus the log weights
+        else:
+            import arviz as az
 
-        smoothed, k = az.psislw(kept.copy())
+            smoothed, k = az.psislw(kept.copy())
     out[finite] = smoothed - logsumexp(smoothed)
     return out, float(k)
 

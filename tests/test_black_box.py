@@ -137,6 +137,7 @@ def test_every_evaluation_is_counted():
     assert approx.result.n_evaluations == op.calls
 
 
+@pytest.mark.filterwarnings("ignore::pymc_sph.UnreliableFitWarning")  # cut off on purpose
 def test_draws_have_the_models_variables():
     model = small_models.eight_schools()
     op = block_gradient(model)
