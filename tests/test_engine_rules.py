@@ -33,7 +33,7 @@ SEED = 20
 PACKAGE = Path(pymc_sph.__file__).parent
 ENGINE = [
     "checks", "confluence", "ensemble", "exploration", "final_check", "importance", "mixture",
-    "result", "seeds", "settings", "start",
+    "result", "seeds", "settings", "start", "verdict",
 ]  # fmt: skip
 FILES = sorted([*PACKAGE.glob("fluid/*.py"), *(PACKAGE / f"{name}.py" for name in ENGINE)])
 seeds = st.integers(0, 2**32 - 1)
