@@ -257,6 +257,7 @@ class Ensemble:
             uncovered=seen.uncovered,
             unseen=known.unseen,
             n_modes=len(known.modes),
+            dim=mixture.dim,
         )
         result = FitResult(
             mixture=mixture,

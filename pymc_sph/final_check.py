@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -152,17 +152,27 @@ def _look_beyond(
     q shows no error, up to the smoothing of the weights of p, and these have no tail wherever one
     of the proposals covers p.
     """
-    fresh, log_h_of = _propose(mixture, modes, n, rng)
+    widths = [1 + sds / np.sqrt(mixture.dim) for sds in REACH]
+    each = max(n // (4 * len(modes)), LEAST)
+    fresh = np.concatenate(
+        [
+            *(widened(mixture, width).sample(n // 4, rng).theta for width in widths),
+            *(m.mu + rng.standard_normal((each, mixture.dim)) @ m.L.T for m in modes),
+        ]
+    )
     theta = np.concatenate([own, fresh])
     logp = np.concatenate([logp_own, target(fresh)[0]])
-    log_q = mixture.log_density(theta)
-    log_h = log_h_of(theta, log_q)
+    densities = mixture.log_densities(theta, [1.0, *widths])
+    log_q = densities[0]
+    parts = np.concatenate([densities, np.stack([_log_normal(m, theta) for m in modes])])
+    counts = np.array([n] + [n // 4] * len(widths) + [each] * len(modes))
+    log_h = logsumexp(parts + np.log(counts / counts.sum())[:, None], axis=0)
     log_w = np.where(np.isfinite(logp), logp, -np.inf) - log_h
     p_weights, _ = importance.psis(log_w)
     # q is used without the void; where log p is unknown, it is used
     q_weights = np.where(logp != -np.inf, log_q - log_h, -np.inf)
-    log_z = logsumexp(log_w) - np.log(n + len(fresh))
     with np.errstate(invalid="ignore"):  # log p may be finite nowhere
+        log_z = logsumexp(log_w) - np.log(counts.sum())
         bare = log_w + log_h - log_z - log_q > np.log(BARE)
     return _Beyond(
         of_p=_moments(theta, p_weights),
@@ -172,52 +182,19 @@ def _look_beyond(
     )
 
 
-def _propose(
-    mixture: FluidMixture, modes: Sequence[Gaussian], n: int, rng: np.random.Generator
-) -> tuple[np.ndarray, Callable[[np.ndarray, np.ndarray], np.ndarray]]:
-    """Draw from beyond q.
+def widened(mixture: FluidMixture, factor: float) -> FluidMixture:
+    """Return q with kernels wider by a factor.
 
-    Returns
-    -------
-    fresh : (m, d)
-        A quarter of n from each wider twin of q, and a quarter from the known modes.
-    log_h : callable
-        theta, log q -> log density of these draws together with n from q.
+    A kernel's mass lies at distances sqrt(d) +- .7 from its centre, in its sds; with the factor
+    1 + s / sqrt(d) that of the wider one lies s further out, whatever d.
     """
-    proposals: list[FluidMixture | Gaussian] = [*(widened(mixture, sds) for sds in REACH), *modes]
-    counts = [n // 4] * len(REACH) + [max(n // (4 * len(modes)), LEAST)] * len(modes)
-    fresh = np.concatenate([_draw(p, m, rng) for p, m in zip(proposals, counts, strict=True)])
-    log_shares = np.log([n, *counts]) - np.log(n + len(fresh))
-
-    def log_h(theta: np.ndarray, log_q: np.ndarray) -> np.ndarray:
-        parts = np.stack([log_q, *(_log_density(p, theta) for p in proposals)])
-        return np.asarray(logsumexp(parts + log_shares[:, None], axis=0))
-
-    return fresh, log_h
-
-
-def widened(mixture: FluidMixture, sds: float) -> FluidMixture:
-    """Return q with wider kernels, 1 + sds / sqrt(d) times.
-
-    A kernel's mass lies at distances sqrt(d) +- .7 from its centre, in its sds; that of the wider
-    one lies `sds` further out, whatever d.
-    """
-    factor = 1 + sds / np.sqrt(mixture.dim)
     fluids = tuple(dataclasses.replace(f, A=f.A * factor) for f in mixture.fluids)
     return FluidMixture(fluids, mixture.log_weights)
 
 
-def _draw(proposal: FluidMixture | Gaussian, n: int, rng: np.random.Generator) -> np.ndarray:
-    if isinstance(proposal, FluidMixture):
-        return proposal.sample(n, rng).theta
-    return proposal.mu + rng.standard_normal((n, len(proposal.mu))) @ proposal.L.T
-
-
-def _log_density(proposal: FluidMixture | Gaussian, theta: np.ndarray) -> np.ndarray:
-    if isinstance(proposal, FluidMixture):
-        return proposal.log_density(theta)
-    e = np.linalg.solve(proposal.L, (theta - proposal.mu).T)
-    constant = 0.5 * len(e) * np.log(2 * np.pi) + np.linalg.slogdet(proposal.L)[1]
+def _log_normal(mode: Gaussian, theta: np.ndarray) -> np.ndarray:
+    e = np.linalg.solve(mode.L, (theta - mode.mu).T)
+    constant = 0.5 * len(e) * np.log(2 * np.pi) + np.linalg.slogdet(mode.L)[1]
     return np.asarray(-0.5 * np.sum(e**2, axis=0) - constant)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from pymc_sph.fluid import kernels
-from pymc_sph.fluid.density import density, log_density, pick
+from pymc_sph.fluid.density import density, log_densities, log_density, pick
 from pymc_sph.fluid.state import Fluid, log_det_frame, to_frame, to_unconstrained
 
 
@@ -82,8 +82,15 @@ class FluidMixture:
         if fluid is not None:
             body = self.fluids[fluid]
             return log_density(body, to_frame(body, theta)) - log_det_frame(body)
-        parts = [self.log_density(theta, i) for i in range(len(self.fluids))]
-        return logsumexp(np.stack(parts) + self.log_weights[:, None], axis=0)
+        return self.log_densities(theta, (1.0,))[0]
+
+    def log_densities(self, theta: np.ndarray, widths: Sequence[float]) -> np.ndarray:
+        """Log density (len(widths), n) of q with kernels so many times as wide."""
+        parts = [
+            log_densities(f, to_frame(f, theta), widths) - log_det_frame(f) + share
+            for f, share in zip(self.fluids, self.log_weights, strict=True)
+        ]
+        return np.asarray(logsumexp(np.stack(parts), axis=0))
 
     def mean(self) -> np.ndarray:
         """Mean of q, (d,)."""

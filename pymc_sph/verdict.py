@@ -18,10 +18,14 @@ ERROR = 0.1
 """Largest error of a mean or log sd of reliable draws, in sds."""
 LEFT = 0.2
 """Largest error that the weights may leave, in sds."""
-ESS = 0.8
-"""Least importance ESS of a reliable fit: below it KL(q || p) is above about .1 nats."""
-TAIL = 0.7
-"""Pareto k above which weights cannot be trusted, unless they are nearly constant (by `ESS`)."""
+ESS, ESS_MANY, MANY = 0.5, 0.8, 30
+"""Least importance ESS of a reliable fit, in up to `MANY` dimensions and in more.
+
+In many dimensions draws from beyond q seldom come to where p is, so that the estimated error may
+miss a tail; the ESS has to be better there.
+"""
+TAIL, CONSTANT = 0.7, 0.9
+"""Pareto k above which p has a heavier tail than q, unless the weights hardly vary, by the ESS."""
 UNCOVERED = 0.01
 """Share of the posterior that may lie where q is nearly empty."""
 UNSEEN = 0.05
@@ -95,6 +99,8 @@ class Evidence:
         Chance that one more path of the search would have found a new mode.
     n_modes : int
         Modes that the search knows.
+    dim : int
+        Dimension.
     """
 
     ess: float
@@ -110,6 +116,7 @@ class Evidence:
     uncovered: float = 0.0
     unseen: float = 0.0
     n_modes: int = 1
+    dim: int = 1
 
 
 def judge(found: Evidence) -> Verdict:
@@ -151,7 +158,7 @@ def _lost(found: Evidence) -> Iterator[Verdict]:
 
 def _beyond_weights(found: Evidence) -> Iterator[Verdict]:
     """Yield what the importance weights cannot mend."""
-    heavy = not found.pareto_k <= TAIL and found.ess < ESS
+    heavy = not found.pareto_k <= TAIL and found.ess < CONSTANT
     grade = USE_WEIGHTS if found.left <= LEFT else UNRELIABLE
     if not found.uncovered <= UNCOVERED:
         where = "modes or tails" if found.n_modes > 1 else "the tails"
@@ -203,7 +210,9 @@ def _mendable(found: Evidence) -> Iterator[Verdict]:
             f"the search for modes was still finding new ones (1 path in {1 / found.unseen:.0f})",
             "There may be more modes: raise `temperature`, and `paths`.",
         )
-    if not (found.error <= ERROR and found.ess >= ESS):
+    least = ESS if found.dim <= MANY else ESS_MANY
+    heavy = not found.pareto_k <= TAIL and found.ess < CONSTANT
+    if heavy or not (found.error <= ERROR and found.ess >= least):
         yield Verdict(
             USE_WEIGHTS,
             "the draws need their weights",

@@ -123,7 +123,9 @@ def test_every_evaluation_is_counted():
 
 @pytest.mark.parametrize("d", [1, 9, 100])
 def test_wider_kernels_lie_as_many_sds_further_out(d):
-    theta = widened(one(np.zeros(d)), 2.0).sample(N, np.random.default_rng(SEED)).theta
+    theta = (
+        widened(one(np.zeros(d)), 1 + 2 / np.sqrt(d)).sample(N, np.random.default_rng(SEED)).theta
+    )
     radius = np.sqrt(np.mean(np.sum(theta**2, axis=1)))
     assert radius == pytest.approx(np.sqrt(d) + 2, rel=0.05)
 

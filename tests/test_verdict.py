@@ -42,6 +42,7 @@ EVIDENCE = st.builds(
     uncovered=st.floats(0, 1),
     unseen=st.floats(0, 1),
     n_modes=st.integers(1, 20),
+    dim=st.integers(1, 100),
 )
 
 
@@ -52,7 +53,7 @@ def test_worse_figures_never_give_a_better_grade(found, by):
         "left": found.left + by, "r_hat": found.r_hat + by, "n_agreeing": 1,
         "nonfinite": min(1.0, found.nonfinite + by), "status": "interrupted",
         "void": min(1.0, found.void + by), "uncovered": found.uncovered + by,
-        "unseen": found.unseen + by,
+        "unseen": found.unseen + by, "dim": found.dim + 30,
     }  # fmt: skip
     for name, value in worse.items():
         if name == "status" and found.status == "non_finite":
@@ -83,7 +84,9 @@ def test_every_fit_gets_a_reason_and_every_doubtful_one_advice(found):
         ({"error": 0.2, "left": 0.3}, "unreliable", "do not mend", "Reparametrise"),
         ({"error": 0.2, "left": 0.3, "status": "max_steps"}, "unreliable", "mend", "raise `n`"),
         ({"error": np.inf, "left": np.inf}, "unreliable", "do not mend", "`particles`"),
-        ({"ess": 0.7}, "use the weights", "ESS 0.70", "pymc_sph.fit"),
+        ({"ess": 0.7}, "reliable", "ESS 0.70", ""),
+        ({"ess": 0.7, "dim": 50}, "use the weights", "ESS 0.70", "pymc_sph.fit"),
+        ({"ess": 0.4}, "use the weights", "ESS 0.40", "pymc_sph.fit"),
         ({"ess": 0.01}, "unreliable", "few weights", "Reparametrise"),
         ({"pareto_k": 0.8, "ess": 0.6}, "use the weights", "k 0.80", "pymc_sph.fit"),
         ({"pareto_k": 1.4, "ess": 0.5}, "unreliable", "few weights", "`probes`"),

@@ -5,6 +5,9 @@ rho is normalised in the frame; q(theta) = rho(y) / |det L| is the approximation
 
 from __future__ import annotations
 
+import math
+
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,14 +83,27 @@ def _density_block(fluid: Fluid, A_inv: Array, y: Array) -> Density:
 
 def log_density(fluid: Fluid, y: Array) -> Array:
     """Log rho at points y (K, d) of the frame, in blocks."""
+    return log_densities(fluid, y, (1.0,))[0]
+
+
+def log_densities(fluid: Fluid, y: Array, widths: Sequence[float]) -> Array:
+    """Log rho (len(widths), K) at points of the frame, with kernels so many times as wide.
+
+    The distances, most of the work, are the same for all widths.
+    """
     xp = namespace(y)
     A_inv = kernels.inverse(fluid.A)
+    constant = fluid.log_m - kernels.log_det(fluid.A) - 0.5 * fluid.dim * kernels.LOG_2PI
     out = []
     for block in blocks(fluid, len(y)):
-        log_part = fluid.log_m[:, None] + kernels.log_kernel(fluid.A, A_inv, fluid.z, y[block])
-        top = xp.max(log_part, axis=0)
-        out.append(top + xp.log(xp.sum(xp.exp(log_part - top), axis=0)))
-    return xp.concat(out) if len(out) != 1 else out[0]
+        half = -0.5 * kernels.squared_distances(A_inv, fluid.z, y[block])
+        rows = []
+        for width in widths:
+            log_part = half / width**2 + (constant - fluid.dim * math.log(width))[:, None]
+            top = xp.max(log_part, axis=0)
+            rows.append(top + xp.log(xp.sum(xp.exp(log_part - top), axis=0)))
+        out.append(xp.stack(rows))
+    return xp.concat(out, axis=1) if len(out) != 1 else out[0]
 
 
 @dataclass(frozen=True)
