@@ -118,3 +118,10 @@ def test_r_hat_is_gelman_and_rubins_formula():
         between = 50 * np.var([chain.mean() for chain in x], ddof=1)
         expected.append(np.sqrt((49 / 50 * within + between / 50) / within))
     assert importance.r_hat(theta) == pytest.approx(max(expected), rel=1e-10)
+
+
+def test_a_tail_of_equal_weights_is_bounded():
+    log_w = np.log(np.repeat([0.6, 1.4], 2000))
+    smoothed, k = importance.psis(log_w)
+    assert k == -np.inf
+    np.testing.assert_allclose(smoothed, log_w - logsumexp(log_w))
