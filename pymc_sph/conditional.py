@@ -50,7 +50,7 @@ class JointLogp:
     def serves(approx: Any, model: Any) -> bool:
         """Whether the approximation has a target for just this model."""
         target = approx._target
-        return isinstance(target, Target) and target.model is model
+        return isinstance(target, Target) and target.serves(model)
 
     def __call__(self, theta: Array, point: Point) -> Array:
         """Evaluate at theta (n, d)."""

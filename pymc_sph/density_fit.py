@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from pymc_sph.checks import check_integer
+from pymc_sph.checks import SettingsError, check_integer
 from pymc_sph.density_target import DensityTarget, LogDensityFunction
 from pymc_sph.ensemble import START, Ensemble
 from pymc_sph.result import FitResult
@@ -71,6 +71,9 @@ def fit_density(
     dim = check_integer("dim", dim, 1)
     n = check_integer("n", n, 0, whole_floats=True)
     seed = integer_seed(random_seed)
+    if points is not None and np.atleast_2d(points).shape[1] != dim:
+        shape = np.atleast_2d(points).shape
+        raise SettingsError(f"points of shape {shape}: give an array (P, {dim}), as dim={dim}")
     looked_at = np.zeros((1, dim)) if points is None else np.atleast_2d(points)[:1]
     target = DensityTarget(logp_and_grad, looked_at, chosen.formulation, cores, executor)
     chosen = chosen.in_form(target.formulation)

@@ -99,8 +99,9 @@ class Ensemble:
         starts, spent = find(target, points, (seed, START))
         if not starts:
             raise StartError(
-                f"none of the {len(points)} starting points led to a region where the log density "
-                "is finite; give other points (`start`), or check the model's support"
+                f"none of the {len(points)} starting points led to a Gaussian that lies, for the "
+                "most part, where the log density is finite; give other points (`start`), or "
+                "check the model's support"
             )
         # without gradients a path costs too much to send out hundreds
         heat = 1.0 if pressure else settings.probe_temperature()

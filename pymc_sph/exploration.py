@@ -101,7 +101,7 @@ def explore(
         settled = done >= max(2 * latest, least_rounds(modes))
         if settled or spent > BUDGET[0] + BUDGET[1] * len(modes[0].mu):
             break
-    unseen = hits.count(1) / max(sum(hits), 1)
+    unseen = hits.count(1) / max(sum(hits), ROUND)  # where few paths arrive, one hit says little
     best = max(mode.elbo for mode in modes)
     kept = sorted((m for m in modes if m.elbo > best - DEPTH), key=lambda mode: -mode.elbo)
     return Exploration(tuple(kept), unseen, spent)

@@ -113,6 +113,7 @@ class SPH(Inference):
         self._target: Target | None = None
         self._approx: FluidApproximation | None = None
         self._seconds = 0.0
+        self._failed_before = 0
 
     @property
     def approx(self) -> FluidApproximation:
@@ -182,7 +183,7 @@ class SPH(Inference):
             target = self._compile(backend, compile_kwargs)
             began = time.perf_counter()
             target.reseed(seed)
-            before = target.n_evaluations
+            before, self._failed_before = target.n_evaluations, target.n_failed
             settings = self.settings.in_form(target.formulation)
             assert settings.paths is not None  # in_form has decided
             points = target.initial_points(settings.paths, seed, self.start)
@@ -236,6 +237,8 @@ class SPH(Inference):
                 f"{', '.join(foreign)}: SPH has no stochastic-gradient objective, so this "
                 "argument of other methods means nothing to it; remove it"
             )
+        for name in {"cores", "executor"} & set(changes):
+            raise SettingsError(f"{name}: give it to SPH({name}=...), or in inf_kwargs")
         if "threads" in changes:
             self.threads = _threads(changes.pop("threads"))
         before, scheme = self.settings, changes.pop("scheme", self.scheme)
@@ -254,7 +257,8 @@ class SPH(Inference):
         if self._target is not None and self._target.dim != self._dim():
             # pm.set_data has changed a length, and with it the size of a variable
             self._target = self._approx = None
-        if self._target is None or self._options != options:
+        grown = self._target is not None and not self._target.serves(self.model)
+        if self._target is None or grown or self._options != options:
             self._target = compile_target(
                 self.model,
                 formulation=self.settings.formulation,
@@ -330,7 +334,8 @@ class SPH(Inference):
         began = time.perf_counter()
         try:
             result = self._ensemble.finish(self._target, status)
-            result = dataclasses.replace(result, n_failed=self._target.n_failed)
+            failed = self._target.n_failed - self._failed_before
+            result = dataclasses.replace(result, n_failed=failed)
         except BaseException as err:
             interrupted = isinstance(err, KeyboardInterrupt)
             self._hand_over(None, "interrupted" if interrupted else "failed")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,9 +12,13 @@ import numpy as np
 from scipy.special import logsumexp
 
 from pymc_sph.fluid.state import to_unconstrained
-from pymc_sph.importance import psis
+from pymc_sph.importance import psis, relative_ess
 from pymc_sph.mixture import FluidMixture, apportion
 
+logger = logging.getLogger(__name__)
+
+POOR_ESS = 0.02
+"""Relative importance ESS of the candidates below which corrected draws are no posterior."""
 REDRAWS = 100
 """Times that draws where p is zero are drawn again."""
 POOL = 5
@@ -71,23 +77,23 @@ def _out_of_the_void(
     particle: np.ndarray,
     rng: np.random.Generator,
 ) -> Sample:
-    """Replace draws where p is zero by new ones of the same fluid: rejection sampling.
+    """Replace draws where p is zero by new ones of the pooled q: rejection sampling.
 
-    ``log_q`` becomes that of q without the void, whose share is estimated from the first draws.
+    They must not come from the same fluid: without the void, a fluid that reaches far into it has
+    a smaller share of q. ``log_q`` becomes that of q without the void, whose share is estimated
+    from all draws tried.
     """
     lp = logp(theta)
-    void = lp == -np.inf
-    share = void.mean()
-    for _ in range(REDRAWS if share < 1 else 0):
-        rows = np.flatnonzero(void)
+    tried, lost = len(lp), int(np.sum(lp == -np.inf))
+    for _ in range(REDRAWS):
+        rows = np.flatnonzero(lp == -np.inf)
         if not len(rows):
             break
-        for i in np.unique(fluid[rows]):
-            own = rows[fluid[rows] == i]
-            new = mixture.sample(len(own), rng, fluid=int(i))
-            theta[own], particle[own] = new.theta, new.particle
-        lp[rows] = logp(theta[rows])
-        void = lp == -np.inf
+        new = mixture.sample(len(rows), rng)
+        theta[rows], fluid[rows], particle[rows] = new.theta, new.fluid, new.particle
+        lp[rows] = logp(new.theta)
+        tried, lost = tried + len(rows), lost + int(np.sum(lp[rows] == -np.inf))
+    share = lost / max(tried, 1)
     log_q = mixture.log_density(theta) - (np.log1p(-share) if share < 1 else 0.0)
     return Sample(theta, fluid, particle, lp, log_q)
 
@@ -127,11 +133,19 @@ def draw_corrected(
     pooled = logsumexp(log_q + mixture.log_weights[:, None], axis=0)
     proposal = logsumexp(log_q + np.log(counts / counts.sum())[:, None], axis=0)
     sample = Sample(theta, fluid, particle, logp(theta), pooled)
-    log_weights, _ = psis(sample.lp - proposal)
+    log_weights, k = psis(sample.lp - proposal)
     if not np.isfinite(log_weights).any():
         raise FloatingPointError(
             "log p is not finite at any draw of the fluids, so there is nothing to resample. "
             "The fit has failed: see approx.verdict, and check the model's support."
+        )
+    ess = relative_ess(log_weights)
+    if ess < POOR_ESS:
+        logger.warning(
+            "A few of the candidates carry the importance weights: ESS %.3f, Pareto k %.2f. "
+            "If the data or the model have changed since the fit, fit again.",
+            ess,
+            k,
         )
     return sample.take(systematic(np.exp(log_weights), n, rng))
 

@@ -43,6 +43,11 @@ ENGINES = ("auto", "loop", "vectorized")
 BACKENDS = ("numba", "c", "jax")
 
 
+def factors_of(model: Model) -> tuple[Any, ...]:
+    """Return what the log density of a model is made of, to tell whether it has grown."""
+    return (*dict.fromkeys(model.basic_RVs), None, *model.potentials, None, *model.value_vars)
+
+
 class Target:
     """Joint log density of a model, with the Jacobian, and its gradient, for batches.
 
@@ -91,6 +96,7 @@ class Target:
         self.compile_time = 0.0
         self.n_evaluations = 0
         self.n_failed = 0
+        self._factors = factors_of(model)
         self._compiled: Engine | None = engine
         self._options = dict(options or {})
 
@@ -103,6 +109,10 @@ class Target:
         if self._compiled is None:
             self._compiled = compile_target(self.model, **self._options)._engine
         return self._compiled
+
+    def serves(self, model: Model) -> bool:
+        """Whether this is the log density of the model as it is now: variables may be added."""
+        return self.model is model and self._factors == factors_of(model)
 
     @property
     def dim(self) -> int:

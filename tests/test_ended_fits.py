@@ -144,3 +144,22 @@ def test_n_is_a_number_of_steps(inference, n):
         pymc_sph.fit(n=n)
     with pytest.raises(SettingsError, match=r"^n="):
         pymc_sph.fit_density(lambda x: (-(x**2).sum(1), -2 * x), 2, n=n)
+
+
+def test_a_model_that_has_grown_is_compiled_anew():
+    with pm.Model() as model:
+        mu = pm.Normal("mu", 0, 1)
+        method = pymc_sph.SPH(random_seed=1, fluids=1)
+        approx = method.fit(progressbar=False)
+        step = pymc_sph.FluidMetropolis(approx)
+        assert step is not None and approx._target.serves(model)
+        pm.Normal("late", mu, 0.5, observed=2.0)
+        assert not approx._target.serves(model)
+        again = method.fit(progressbar=False)
+    # normal prior and one observation: mean 2 / 1.25
+    assert again.mixture.mean()[0] == pytest.approx(1.6, abs=0.02)
+
+
+def test_points_have_the_dimension_that_is_given():
+    with pytest.raises(SettingsError, match=r"points of shape \(4, 3\): give an array \(P, 2\)"):
+        pymc_sph.fit_density(lambda x: (-(x**2).sum(1), -2 * x), 2, points=np.zeros((4, 3)))

@@ -9,6 +9,7 @@ from fluids import gaussian
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import logsumexp
+from scipy.stats import norm
 
 from pymc_sph import resampling
 from pymc_sph.fluid.state import Fluid
@@ -113,3 +114,38 @@ def test_nothing_to_resample_is_an_error_with_a_remedy():
         resampling.draw_corrected(
             mixture, lambda theta: np.full(len(theta), -np.inf), 20, np.random.default_rng(5)
         )
+
+
+def test_without_the_void_a_fluid_has_the_share_that_is_left_of_it():
+    # two fluids N(-1.5, 1) and N(0, 1), and a half-normal: most of the first lies in the void
+    fluids = tuple(blob(mean, 1.0) for mean in (-1.5, 0.0))
+    mixture = FluidMixture(fluids, np.log([0.5, 0.5]))
+
+    def logp(theta):
+        return np.where(theta[:, 0] > 0, -0.5 * theta[:, 0] ** 2, -np.inf)
+
+    inside = norm.cdf([-1.5, 0.0])
+    for draw in (resampling.draw_pooled, resampling.draw_by_share):
+        sample = draw(mixture, logp, 40_000, np.random.default_rng(1))
+        assert (sample.theta > 0).all()
+        # standard error of the share .0017, of log Z .006
+        share = inside[0] / inside.sum()
+        assert np.mean(sample.fluid == 0) == pytest.approx(share, abs=0.007)
+        log_z = logsumexp(sample.lp - sample.log_q) - np.log(40_000)
+        assert log_z == pytest.approx(0.5 * np.log(np.pi / 2), abs=0.03)
+    # a single draw as well, even if the first tries all lie in the void
+    for seed in range(50):
+        one = resampling.draw_pooled(mixture, logp, 1, np.random.default_rng(seed))
+        assert one.theta[0, 0] > 0
+
+
+def test_weights_that_no_longer_fit_are_said_to(caplog):
+    mixture = FluidMixture((blob(0.0, 1.0),), np.zeros(1))
+
+    def at(place):
+        return lambda theta: -0.5 * (theta[:, 0] - place) ** 2
+
+    resampling.draw_corrected(mixture, at(0), 500, np.random.default_rng(1))
+    assert not caplog.records
+    resampling.draw_corrected(mixture, at(100), 500, np.random.default_rng(1))
+    assert "fit again" in caplog.text

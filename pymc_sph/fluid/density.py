@@ -48,7 +48,7 @@ def blocks(fluid: Fluid, n_probes: int) -> list[slice]:
     """Slices of the probes that keep every temporary array below `BLOCK` numbers."""
     per_probe = fluid.n_particles * (fluid.dim if fluid.full else 1)
     size = max(1, BLOCK // per_probe)
-    return [slice(i, i + size) for i in range(0, n_probes, size)]
+    return [slice(i, i + size) for i in range(0, max(n_probes, 1), size)]
 
 
 def density(fluid: Fluid, y: Array, A_inv: Array = None) -> Density:
