@@ -44,7 +44,7 @@ def squared_distances(A_inv: Array, z: Array, y: Array, e: Array = None) -> Arra
     xp = namespace(z)
     if A_inv.ndim == 3:
         e = whiten(A_inv, z, y) if e is None else e
-        return xp.sum(e * e, axis=-1)
+        return xp.vecdot(e, e)
     # expanded, so that no (N, K, d) array is needed; about the mean, to lose fewer digits
     centre = xp.mean(z, axis=0)
     z, y, precision = z - centre, y - centre, A_inv**2
