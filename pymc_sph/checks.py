@@ -65,6 +65,32 @@ def finite_real(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+class CheckedSettings:
+    """A frozen dataclass of settings that checks its fields and keeps them as plain values."""
+
+    def _keep(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)  # the one way to set a field of a frozen class
+
+    def _integer(self, name: str, least: int) -> None:
+        self._keep(name, check_integer(name, getattr(self, name), least))
+
+    def _real(
+        self,
+        name: str,
+        *,
+        above: float = -math.inf,
+        least: float = -math.inf,
+        most: float = math.inf,
+    ) -> None:
+        number = finite_real(getattr(self, name))
+        if number is None or not (number > above and least <= number <= most):
+            low = f"above {above:g}" if above > least else f"of at least {least:g}"
+            high = " and finite" if most == math.inf else f" and at most {most:g}"
+            given = shown(getattr(self, name))
+            raise SettingsError(f"{name}={given}: give a number {low}{high}")
+        self._keep(name, number)
+
+
 def check_callbacks(callbacks: Any) -> list[Callback]:
     """Return the callbacks as a list.
 

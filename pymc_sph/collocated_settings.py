@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pymc_sph.checks import SettingsError, check_integer, finite_real, shown
+from pymc_sph.checks import CheckedSettings, SettingsError, finite_real, shown
 from pymc_sph.fluid import external, integrators, momentum, radial_kernels, smoothing_length
 from pymc_sph.fluid.collocated import Equations, begin
 from pymc_sph.fluid.equation_of_state import (
@@ -23,6 +22,7 @@ from pymc_sph.fluid.equation_of_state import (
 )
 from pymc_sph.fluid.relaxation import Relaxation, RestCheck
 from pymc_sph.fluid.step import LogDensity
+from pymc_sph.seeds import POSITIONS
 from pymc_sph.start import Gaussian
 
 CHOICES: dict[str, Collection[str]] = {
@@ -38,12 +38,10 @@ CHOICES: dict[str, Collection[str]] = {
     "draws_from": ("density", "particles"),
 }
 """Settings that are names, and the names they may be."""
-POSITIONS = 3
-"""Key of the random stream that places the particles."""
 
 
 @dataclass(frozen=True)
-class CollocatedSettings:
+class CollocatedSettings(CheckedSettings):
     """Settings of SPH as the paper writes it, ``scheme="collocated"``.
 
     The paper is Huang 2024, "Variational inference via SPH" (arXiv 2407.09186).
@@ -175,7 +173,7 @@ class CollocatedSettings:
         least = {"fluids": 1, "paths": 1, "neighbours": 1, "rest_steps": 1, "cooling": 0}
         for name, smallest in (least | {"draws": 100, "particles": 2}).items():
             if getattr(self, name) is not None:
-                self._keep(name, check_integer(name, getattr(self, name), smallest))
+                self._integer(name, smallest)
         for name in ("c2", "smoothing_scale", "courant", "kinetic_tol", "change_tol"):
             self._real(name, above=0.0)
         for name in ("rho0", "alpha", "dt"):
@@ -195,17 +193,6 @@ class CollocatedSettings:
             raise SettingsError(
                 f"diffusion={self.diffusion!r}: only density='continuity' has a density diffusion"
             )
-
-    def _keep(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # the one way to set a field of a frozen class
-
-    def _real(self, name: str, *, above: float = -math.inf, least: float = -math.inf) -> None:
-        number = finite_real(getattr(self, name))
-        if number is None or number <= above or number < least:
-            low = f"above {above:g}" if above > least else f"of at least {least:g}"
-            given = shown(getattr(self, name))
-            raise SettingsError(f"{name}={given}: give a number {low} and finite")
-        self._keep(name, number)
 
     def _temperature(self) -> float | tuple[float, ...]:
         """Check the temperature: one number, or one for each fluid."""

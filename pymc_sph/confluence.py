@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -33,8 +34,6 @@ NEGLIGIBLE = 1e-3
 """Share of q below which a fluid rests."""
 CLOSE = 0.5
 """Nats below the best fluid's ELBO within which a fluid agrees with it, whatever its share."""
-HALVINGS = 3
-"""Halvings of the step sizes after which the fluids stop; they start at the first."""
 
 
 @dataclass(frozen=True)
@@ -151,35 +150,36 @@ def _settle(fluid: Fluid, theta: np.ndarray, logp: np.ndarray) -> Fluid:
 
 
 def join(
-    mixture: FluidMixture, run: Simulation, seed: tuple[int, ...], *, flat: bool
+    mixture: FluidMixture, runs: Sequence[Simulation], seed: tuple[int, ...], *, flat: bool
 ) -> Confluence:
-    """Fluids that have met, with the plan and the probes of one of them.
+    """Fluids that have met, with the plan and the number of probes of the first.
 
     Parameters
     ----------
     mixture : FluidMixture
         The fluids with their shares, as `meet` returns them.
-    run : Simulation
-        One of the fluids under way, for its plan and number of probes.
+    runs : sequence of Simulation
+        The fluids as they were under way.
     seed : tuple of int
         Seed of the noise.
     flat : bool
         Whether q is as good as asked for already: then no steps are taken.
     """
-    # the frames rest: they differ, and their fluids have converged
+    run = runs[0]
+    # the frames rest: they differ, and their fluids have converged; the first halving is theirs
     plan = dataclasses.replace(
         run.plan,
         temperature=1.0,
         cooling=0,
         window=max(1, run.plan.window // 2),
-        halvings=min(run.plan.halvings, HALVINGS),
         rates=dataclasses.replace(run.plan.rates, temperature=1.0, frame=0.0),
     )
     status = scheduling.CONVERGED if flat else scheduling.RUNNING
-    return Confluence(mixture, plan, Schedule(level=1, status=status), run.n_probes, seed)
+    memories = tuple(r.memory for r in runs if r.memory is not None)
+    return Confluence(mixture, plan, Schedule(level=1, status=status), run.n_probes, seed, memories)
 
 
-def apart(mixture: FluidMixture, seed: tuple[int, ...]) -> Confluence:
+def at_rest(mixture: FluidMixture, seed: tuple[int, ...]) -> Confluence:
     """Fluids that have met but do not flow on: those of the collocated scheme, which has no probes.
 
     They have stopped, and keep the shares of `mixture`.

@@ -11,10 +11,10 @@ import numpy as np
 
 from pymc_sph.checks import SettingsError, check_integer
 from pymc_sph.density_target import DensityTarget, LogDensityFunction
-from pymc_sph.ensemble import START, Ensemble
+from pymc_sph.ensemble import Ensemble
 from pymc_sph.result import FitResult
 from pymc_sph.schemes import settings_of
-from pymc_sph.seeds import integer_seed
+from pymc_sph.seeds import START, integer_seed
 
 
 def fit_density(
@@ -71,10 +71,13 @@ def fit_density(
     dim = check_integer("dim", dim, 1)
     n = check_integer("n", n, 0, whole_floats=True)
     seed = integer_seed(random_seed)
-    if points is not None and np.atleast_2d(points).shape[1] != dim:
-        shape = np.atleast_2d(points).shape
-        raise SettingsError(f"points of shape {shape}: give an array (P, {dim}), as dim={dim}")
-    looked_at = np.zeros((1, dim)) if points is None else np.atleast_2d(points)[:1]
+    if points is not None:
+        points = np.atleast_2d(np.asarray(points, dtype="float64"))
+        if points.shape[1] != dim:
+            raise SettingsError(
+                f"points of shape {points.shape}: give an array (P, {dim}), as dim={dim}"
+            )
+    looked_at = np.zeros((1, dim)) if points is None else points[:1]
     target = DensityTarget(logp_and_grad, looked_at, chosen.formulation, cores, executor)
     chosen = chosen.in_form(target.formulation)
     if points is None:
@@ -82,7 +85,6 @@ def fit_density(
         assert chosen.paths is not None  # in_form has decided
         spread = np.where(np.arange(chosen.paths) % 2, 3.0, 1.0)
         points = spread[:, None] * rng.standard_normal((chosen.paths, dim))
-    points = np.atleast_2d(np.asarray(points, dtype="float64"))
     try:
         ensemble = Ensemble.start(target, points, chosen, seed, n)
         while not ensemble.done:

@@ -22,12 +22,10 @@ from pymc_sph.mixture import FluidMixture
 from pymc_sph.placing import Run, choose, placing
 from pymc_sph.result import FitResult, StepInfo
 from pymc_sph.schemes import AnySettings
+from pymc_sph.seeds import CHECK, EXPLORE, MEETING, START, TOGETHER
 from pymc_sph.settings import PROBE
 from pymc_sph.start import find_starts
 from pymc_sph.verdict import Evidence, judge
-
-CHECK, START, MEETING, TOGETHER, EXPLORE = 1, 2, 4, 5, 6
-"""Keys that keep the random streams of a fit apart; 3 is `placing`'s."""
 
 
 class StartError(ValueError):
@@ -187,20 +185,18 @@ class Ensemble:
         rng = np.random.default_rng([self.seed, MEETING, self.n_steps])
         n_fluids = len(self.simulations)
         n = max(50, self.settings.draws // (2 * n_fluids))
-        seed, run = (self.seed, TOGETHER), self.simulations[0]
-        variational = isinstance(run, Simulation)  # particles of the paper's scheme weigh the same
+        seed = (self.seed, TOGETHER)
+        # none in the paper's scheme, whose particles weigh the same and take no common steps
+        runs = [s for s in self.simulations if isinstance(s, Simulation)]
         mixture, witness, divergence = confluence.meet(
-            self.mixture(), target, n, rng, settling=variational
+            self.mixture(), target, n, rng, settling=bool(runs)
         )
-        if isinstance(run, Simulation):
+        if runs:
             lost = self.status == scheduling.NON_FINITE
-            flat = divergence < run.plan.tol or n_fluids == 1 or lost
-            together = confluence.join(mixture, run, seed, flat=flat)
-            memories = tuple(s.memory for s in self.simulations if isinstance(s, Simulation))
-            kept = tuple(memory for memory in memories if memory is not None)
-            together = dataclasses.replace(together, memories=kept)
+            flat = divergence < runs[0].plan.tol or n_fluids == 1 or lost
+            together = confluence.join(mixture, runs, seed, flat=flat)
         else:
-            together = confluence.apart(mixture, seed)
+            together = confluence.at_rest(mixture, seed)
         return dataclasses.replace(
             self,
             witness=witness,

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pymc_sph.fluid.step import LogDensity
-from pymc_sph.start import ELBO_DRAWS, Gaussian, fit_gaussians, lbfgs_path
+from pymc_sph.start import Gaussian, elbo_noise, fit_gaussians, lbfgs_path
 
 ROUND = 32
 """Paths per round."""
@@ -84,8 +84,7 @@ def explore(
     if temperature <= 1:
         return Exploration(tuple(modes), 0.0, spent)
     rng = np.random.default_rng(seed)
-    half = rng.standard_normal((ELBO_DRAWS // 2, len(modes[0].mu)))
-    noise = np.concatenate([half, -half])
+    noise = elbo_noise(rng, len(modes[0].mu))
     hits = [0] * len(modes)
     latest = 0
     for done in range(1, rounds + 1):

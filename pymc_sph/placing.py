@@ -18,6 +18,7 @@ from pymc_sph.fluid.state import Fluid, pour
 from pymc_sph.fluid.step import LogDensity, Observation, Rates
 from pymc_sph.mixture import apportion
 from pymc_sph.schemes import AnySettings
+from pymc_sph.seeds import POSITIONS
 from pymc_sph.settings import Settings
 from pymc_sph.start import Gaussian
 
@@ -25,8 +26,6 @@ HALVINGS = 3
 """Halvings of the step sizes without progress after which a fluid has converged."""
 PRESSURE_HALVINGS = 2
 """The same in the pressure form: old probes have averaged most of the noise out already."""
-POSITIONS = 3
-"""Key of the random stream of the first positions; `ensemble` has the others."""
 
 
 class Run(Protocol):

@@ -1,4 +1,4 @@
-"""One integer seed from whatever PyMC takes as a random seed."""
+"""Random seeds: one integer from whatever PyMC takes, and the keys of a fit's streams."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from typing import Any
 import numpy as np
 
 from pymc_sph.checks import SettingsError, shown
+
+CHECK, START, POSITIONS, MEETING, TOGETHER, EXPLORE = 1, 2, 3, 4, 5, 6
+"""Keys that keep the random streams of a fit apart; the noise of a fluid's steps has 0."""
 
 
 def integer_seed(random_seed: Any) -> int:

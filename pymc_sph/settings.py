@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import itertools
-import math
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pymc_sph.checks import SettingsError, check_integer, finite_real, shown
+from pymc_sph.checks import CheckedSettings, SettingsError, finite_real, shown
 from pymc_sph.fluid import pressure_step, resolution
 from pymc_sph.fluid.schedule import Temperature
 
@@ -28,7 +27,7 @@ PER_MODE = 2
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(CheckedSettings):
     """Settings of the variational fluid.
 
     Parameters
@@ -130,28 +129,6 @@ class Settings:
         self._real("damping", above=0.0, most=1.0)
         self._real("viscosity", least=0.0, most=1.0)
         self._temperature()
-
-    def _keep(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)  # the one way to set a field of a frozen class
-
-    def _integer(self, name: str, least: int) -> None:
-        self._keep(name, check_integer(name, getattr(self, name), least))
-
-    def _real(
-        self,
-        name: str,
-        *,
-        above: float = -math.inf,
-        least: float = -math.inf,
-        most: float = math.inf,
-    ) -> None:
-        number = finite_real(getattr(self, name))
-        if number is None or not (number > above and least <= number <= most):
-            low = f"above {above:g}" if above > least else f"of at least {least:g}"
-            high = " and finite" if most == math.inf else f" and at most {most:g}"
-            given = shown(getattr(self, name))
-            raise SettingsError(f"{name}={given}: give a number {low}{high}")
-        self._keep(name, number)
 
     def _temperature(self) -> None:
         value: Any = self.temperature

@@ -63,9 +63,7 @@ def find_starts(
     n_evaluations : int
         Gradients spent.
     """
-    rng = np.random.default_rng(seed)
-    half = rng.standard_normal((ELBO_DRAWS // 2, points.shape[1]))
-    noise = np.concatenate([half, -half])
+    noise = elbo_noise(np.random.default_rng(seed), points.shape[1])
     starts, spent = [], 0
     for point in points:
         path, used = lbfgs_path(target, point)
@@ -76,6 +74,12 @@ def find_starts(
             starts.append(max(gaussians, key=lambda g: g.elbo))
     starts = [start for start in starts if np.isfinite(start.elbo)]
     return sorted(starts, key=lambda start: -start.elbo), spent
+
+
+def elbo_noise(rng: np.random.Generator, dim: int) -> np.ndarray:
+    """Draw normal numbers (ELBO_DRAWS, d) in antithetic pairs, for the ELBO of Gaussians."""
+    half = rng.standard_normal((ELBO_DRAWS // 2, dim))
+    return np.concatenate([half, -half])
 
 
 def lbfgs_path(

@@ -212,7 +212,7 @@ def test_a_target_lost_on_the_way_ends_the_common_steps():
     def broken(theta):
         return np.full(len(theta), np.nan), theta * np.nan
 
-    together = join(equal, run_of(equal.fluids[0]), (SEED,), flat=False)
+    together = join(equal, [run_of(equal.fluids[0])], (SEED,), flat=False)
     for _ in range(schedule.STALL):
         assert together.running
         together, seen, elbos = confluence.advance(together, broken)
@@ -228,7 +228,7 @@ def run_of(fluid):
 
 
 def test_joined_fluids_have_no_temperature_and_their_frames_rest():
-    together = join(two_fluids(), run_of(two_fluids().fluids[0]), (SEED,), flat=False)
+    together = join(two_fluids(), [run_of(two_fluids().fluids[0])], (SEED,), flat=False)
     rates = schedule.rates(together.plan, together.schedule)
     assert rates.temperature == 1 and rates.frame == 0 and rates.dt == PLAN.rates.dt / 2
     after, _, _ = confluence.advance(together, banana)

@@ -127,13 +127,13 @@ def step(
     theta = to_unconstrained(fluid, y)
     logp, grad = target(theta)
     field = density(fluid, y)
-    log_rho, grad_log_rho = field.log_rho, field.grad
+    log_rho, grad_log_rho, log_det = field.log_rho, field.grad, log_det_frame(fluid)
     if around is not None:  # from here on in the frame, as the fluid's own
         log_rho, grad_log_rho = around(theta)
-        log_rho, grad_log_rho = log_rho + log_det_frame(fluid), grad_log_rho @ fluid.L
+        log_rho, grad_log_rho = log_rho + log_det, grad_log_rho @ fluid.L
     finite = xp.isfinite(logp) & xp.all(xp.isfinite(grad), axis=1)
     void = logp == -float("inf")
-    seen = observe(logp - log_rho + log_det_frame(fluid), finite, void)
+    seen = observe(logp - log_rho + log_det, finite, void)
     if not xp.any(finite):
         return fluid, seen
     used = finite | void
