@@ -119,6 +119,10 @@ class FluidApproximation(Empirical):
     def log_density(self, theta: NDArray) -> NDArray:
         """Normalised log density of q.
 
+        Where the posterior's density is zero at a share of q, `result.void`, no draw is taken
+        from there: draws have the density of the rest, so that ``sample_stats.log_q`` is larger
+        than this by -log(1 - void).
+
         Parameters
         ----------
         theta : array (n, d) or (d,)
@@ -184,7 +188,7 @@ class FluidApproximation(Empirical):
         draw = resampling.draw_pooled
         if self.draws_from == "particles":
             draw = resampling.draw_particles
-        sample = draw(mixture, self._logp, draws, rng)
+        sample = draw(mixture, self._logp, draws, rng, self._void)
         model = self._model(model)
         if not return_inferencedata:
             return self._multitrace(sample.theta, model)
@@ -250,7 +254,7 @@ class FluidApproximation(Empirical):
         draw = resampling.draw_corrected if importance else resampling.draw_by_share
         if particles:
             draw = resampling.draw_particles
-        sample = draw(mixture, self._logp, chains * draws, rng)
+        sample = draw(mixture, self._logp, chains * draws, rng, self._void)
         sample = sample.take(resampling.deal(sample.fluid, chains, draws, rng))
         return self._container(
             sample.theta, sample.stats(), self._model(model), include_transformed, importance,
@@ -276,6 +280,10 @@ class FluidApproximation(Empirical):
         return self.sample_node(node, size=self.histogram.shape[0])
 
     # --- helpers
+
+    @property
+    def _void(self) -> float:
+        return self.result.void if self.result is not None else 0.0
 
     def _fitted(self) -> FluidMixture:
         if self.mixture is None:

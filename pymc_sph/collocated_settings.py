@@ -20,6 +20,7 @@ from pymc_sph.fluid.equation_of_state import (
     Tait,
     reference_density,
 )
+from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.relaxation import Relaxation, RestCheck
 from pymc_sph.fluid.step import LogDensity
 from pymc_sph.seeds import POSITIONS
@@ -264,7 +265,7 @@ class CollocatedSettings(CheckedSettings):
         """Put fluid i, at rest, at draws from its start; it may take n steps."""
         d = len(start.mu)
         particles = self.particles or (256 if d <= 3 else 128)
-        z = np.random.default_rng([seed, POSITIONS, i]).standard_normal((particles, d))
+        z = stream(seed, POSITIONS, i).standard_normal((particles, d))
         level = start.elbo
         if self.external == "pressure":
             level += external.bound_level(d, self.c2 if self.alpha is None else self.alpha, self.c2)

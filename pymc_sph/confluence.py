@@ -22,6 +22,7 @@ from pymc_sph import importance
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid.density import draw_noise
 from pymc_sph.fluid.mass import settle
+from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.pressure_step import pressure_step
 from pymc_sph.fluid.reuse import Memory
 from pymc_sph.fluid.schedule import Plan, Schedule
@@ -207,7 +208,7 @@ def advance(together: Confluence, target: LogDensity) -> tuple[Confluence, Obser
     shares = np.exp(mixture.log_weights)
     seen: dict[int, Observation] = {}
     for i in together.carrying:
-        rng = np.random.default_rng([*together.seed, int(i), together.schedule.step])
+        rng = stream(*together.seed, int(i), together.schedule.step)
         noise = draw_noise(rng, together.n_probes, mixture.dim)
         if memories:
             fluids[i], memories[i], seen[i] = pressure_step(

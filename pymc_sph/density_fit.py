@@ -12,9 +12,10 @@ import numpy as np
 from pymc_sph.checks import SettingsError, check_integer
 from pymc_sph.density_target import DensityTarget, LogDensityFunction
 from pymc_sph.ensemble import Ensemble
+from pymc_sph.fluid.noise import stream
 from pymc_sph.result import FitResult
 from pymc_sph.schemes import settings_of
-from pymc_sph.seeds import START, integer_seed
+from pymc_sph.seeds import POINTS, integer_seed
 
 
 def fit_density(
@@ -81,7 +82,7 @@ def fit_density(
     target = DensityTarget(logp_and_grad, looked_at, chosen.formulation, cores, executor)
     chosen = chosen.in_form(target.formulation)
     if points is None:
-        rng = np.random.default_rng([seed, START, 0])
+        rng = stream(seed, POINTS)
         assert chosen.paths is not None  # in_form has decided
         spread = np.where(np.arange(chosen.paths) % 2, 3.0, 1.0)
         points = spread[:, None] * rng.standard_normal((chosen.paths, dim))

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pymc_sph.checks import SettingsError
+from pymc_sph.checks import SettingsError, shown
 from pymc_sph.parallel import ByBlocks, Parallel
 
 LogDensityFunction = Callable[[np.ndarray], Any]
@@ -53,7 +53,7 @@ class DensityTarget:
         self.n_evaluations = 0
         if formulation == "auto":
             self.n_evaluations = 1
-            formulation = "force" if isinstance(function(point), tuple) else "pressure"
+            formulation = "force" if _gives_gradient(function, point) else "pressure"
         self.formulation = formulation
         self._function = function
         self._values: Parallel | None = None
@@ -74,14 +74,39 @@ class DensityTarget:
         """Log density (K,) and gradient (K, d), or None for it in the pressure form."""
         self.n_evaluations += len(theta)
         if self._values is None:
-            logp, grad = self._function(theta)
-            return logp, grad
+            return _checked(self._function(theta), theta)
         return self._values(theta).logp, None
 
     def release(self) -> None:
         """End the processes, if there are any."""
         if self._values is not None:
             self._values.release()
+
+
+def _gives_gradient(function: LogDensityFunction, point: np.ndarray) -> bool:
+    """Whether the function returns a pair; one that raises at the point counts as one that does not.
+
+    With a gradient an error passes on anyway, at the first batch; without, it costs the point.
+    """
+    try:
+        return isinstance(function(point), tuple)
+    except Exception:
+        return False
+
+
+def _checked(out: Any, theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return what a function with gradient gave for theta (K, d), as arrays of the right shape."""
+    shapes = "theta (K, d) -> (log density (K,), gradient (K, d))"
+    if not isinstance(out, tuple) or len(out) != 2:
+        given = f"{len(out)} values" if isinstance(out, tuple) else shown(out)
+        raise SettingsError(f"logp_and_grad returned {given}: in the force form give {shapes}")
+    logp, grad = (np.asarray(part, dtype="float64") for part in out)
+    if logp.shape != theta.shape[:1] or grad.shape != theta.shape:
+        raise SettingsError(
+            f"logp_and_grad returned shapes {logp.shape} and {grad.shape} for theta "
+            f"{theta.shape}: give {shapes}"
+        )
+    return logp, grad
 
 
 def _values_of(function: LogDensityFunction) -> LogDensityFunction:

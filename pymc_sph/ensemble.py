@@ -16,13 +16,14 @@ from pymc_sph.confluence import Confluence, Witness
 from pymc_sph.exploration import Exploration, explore
 from pymc_sph.final_check import check
 from pymc_sph.fluid import schedule as scheduling
+from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.simulate import Simulation
 from pymc_sph.fluid.step import LogDensity, Observation
 from pymc_sph.mixture import FluidMixture
 from pymc_sph.placing import Run, choose, placing
 from pymc_sph.result import FitResult, StepInfo
 from pymc_sph.schemes import AnySettings
-from pymc_sph.seeds import CHECK, EXPLORE, MEETING, START, TOGETHER
+from pymc_sph.seeds import CHECK, EXPLORE, MEETING, START, TOGETHER, WITNESSES
 from pymc_sph.settings import PROBE
 from pymc_sph.start import find_starts
 from pymc_sph.verdict import Evidence, judge
@@ -182,7 +183,7 @@ class Ensemble:
 
     def _meet(self, target: LogDensity) -> Ensemble:
         """Let the fluids meet: fit their shares, and keep what they witness."""
-        rng = np.random.default_rng([self.seed, MEETING, self.n_steps])
+        rng = stream(self.seed, MEETING, self.n_steps)
         n_fluids = len(self.simulations)
         n = max(50, self.settings.draws // (2 * n_fluids))
         seed = (self.seed, TOGETHER)
@@ -237,7 +238,7 @@ class Ensemble:
         met = self if self.witness is not None else self._meet(target)
         assert met.witness is not None
         mixture = met.mixture()
-        rng = np.random.default_rng([self.seed, CHECK, self.n_steps])
+        rng = stream(self.seed, CHECK, self.n_steps)
         known = self._known(target)
         seen = check(mixture, target, known.modes, self.settings.draws, rng)
         found = Evidence(
@@ -271,6 +272,7 @@ class Ensemble:
             n_nonfinite=self.n_nonfinite + seen.n_nonfinite,
             verdict=judge(found),
             formulation="pressure" if self.settings.formulation == "pressure" else "force",
+            void=seen.void,
         )
         return found, result
 
@@ -282,5 +284,5 @@ class Ensemble:
         searched = self.settings.probe_temperature() > 1
         if searched or self.settings.formulation == "pressure":  # it needs gradients
             return dataclasses.replace(self.known, n_evaluations=0)
-        seed = (self.seed, CHECK, EXPLORE)
+        seed = (self.seed, WITNESSES)
         return explore(target, list(self.known.modes), PROBE, seed, rounds=1)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.step import LogDensity
 from pymc_sph.start import Gaussian, elbo_noise, fit_gaussians, lbfgs_path
 
@@ -83,7 +84,7 @@ def explore(
     modes, spent = separate(target, starts)
     if temperature <= 1:
         return Exploration(tuple(modes), 0.0, spent)
-    rng = np.random.default_rng(seed)
+    rng = stream(*seed)
     noise = elbo_noise(rng, len(modes[0].mu))
     hits = [0] * len(modes)
     latest = 0

@@ -106,7 +106,7 @@ def check(
     log_w = np.where(np.isfinite(logp), logp, -np.inf) - log_q
     finite = np.isfinite(log_w)
     smoothed, k = importance.psis(log_w)
-    evidence, error = importance.log_evidence(log_w, smoothed)
+    evidence, error = importance.log_evidence(log_w, smoothed, void)
     beyond = _look_beyond(mixture, target, modes, own, logp, n, rng)
     weighted = _moments(own, smoothed)
     return Check(

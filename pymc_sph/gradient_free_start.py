@@ -16,8 +16,9 @@ import numpy as np
 
 from scipy.linalg import lstsq
 
+from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.step import LogDensity
-from pymc_sph.start import ELBO_DRAWS, Gaussian, covariance_factor, thin
+from pymc_sph.start import Gaussian, covariance_factor, elbo_noise, thin, with_elbo
 
 FLAT = 1.0
 """A run ends when its values have changed by less than this, nats, over its last generations:
@@ -77,22 +78,19 @@ def find_starts(
     n_evaluations : int
         Log densities spent.
     """
-    half = np.random.default_rng(seed).standard_normal((ELBO_DRAWS // 2, points.shape[1]))
-    half = half / np.sqrt(np.mean(half**2, axis=0))  # else the ELBO would favour a wrong width
-    noise = np.concatenate([half, -half])
+    noise = elbo_noise(stream(*seed), points.shape[1])
     scale = spread(points)
     starts, spent = [], 0
     for i, point in enumerate(points):
-        run = climb(target, point, scale, np.random.default_rng([*seed, i]))
+        run = climb(target, point, scale, stream(*seed, i))
         spent += len(run.theta)
         found = candidates(run)
         if not found:
             continue
-        mu, L, elbo = _best(target, found, noise)
-        wider = [(mu, L * factor) for factor in RESCALINGS]
-        mu, L, elbo = max((mu, L, elbo), _best(target, wider, noise), key=lambda g: g[2])
+        best = _best(with_elbo(target, found, noise))
+        wider = [(best.mu, best.L * factor) for factor in RESCALINGS]
+        starts.append(_best([best, *with_elbo(target, wider, noise)]))
         spent += (len(found) + len(wider)) * len(noise)
-        starts.append(Gaussian(mu, L, elbo))
     starts = [start for start in starts if np.isfinite(start.elbo)]
     return sorted(starts, key=lambda start: -start.elbo), spent
 
@@ -190,20 +188,6 @@ def _quadratic(
     return [(mean + newton * min(1.0, 3.0 * np.sqrt(d) / max(length, 1e-300)), L)]
 
 
-def _best(
-    target: LogDensity, found: list[tuple[np.ndarray, np.ndarray]], noise: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, float]:
-    """Return the Gaussian with the largest ELBO, and that ELBO."""
-    theta = np.concatenate([mean + noise @ L.T for mean, L in found])
-    logp = np.reshape(target(theta)[0], (len(found), len(noise)))
-    d = noise.shape[1]
-    log_q = -0.5 * (np.sum(noise**2, axis=1) + d * np.log(2 * np.pi))
-    elbo = np.full(len(found), -np.inf)
-    for i, ((_, L), values) in enumerate(zip(found, logp, strict=True)):
-        finite = np.isfinite(values)
-        if 2 * finite.sum() > len(values):
-            # of the Gaussian cut off where there is no density, which must not pay
-            gap = np.mean(values[finite] - log_q[finite])
-            elbo[i] = gap + np.linalg.slogdet(L)[1] + np.log(finite.mean())
-    best = int(np.argmax(elbo))
-    return (*found[best], float(elbo[best]))
+def _best(found: list[Gaussian]) -> Gaussian:
+    """Return the Gaussian with the largest ELBO."""
+    return max(found, key=lambda g: g.elbo)

@@ -63,7 +63,9 @@ def relative_ess(log_weights: np.ndarray) -> float:
     return float(np.exp(2 * logsumexp(finite) - logsumexp(2 * finite)) / len(log_weights))
 
 
-def log_evidence(log_weights: np.ndarray, smoothed: np.ndarray) -> tuple[float, float]:
+def log_evidence(
+    log_weights: np.ndarray, smoothed: np.ndarray, void: float = 0.0
+) -> tuple[float, float]:
     """Log evidence by Pareto-smoothed importance sampling, with its standard error, in nats.
 
     Smoothing keeps one draw far out in a tail, which may weigh as much as all others together,
@@ -73,6 +75,9 @@ def log_evidence(log_weights: np.ndarray, smoothed: np.ndarray) -> tuple[float, 
     ----------
     log_weights, smoothed : (n,)
         Log weights as they are, and as `psis` returns them: smoothed and normalised.
+    void : float
+        Share of the draws left out because p is zero there, the rest of q made denser for it.
+        Its estimate has an error, too.
     """
     if not np.isfinite(smoothed).any():
         return -np.inf, np.inf
@@ -80,7 +85,7 @@ def log_evidence(log_weights: np.ndarray, smoothed: np.ndarray) -> tuple[float, 
     # smoothing leaves all but the largest weights as they are: there the two differ by log sum
     least = np.argmin(np.where(np.isfinite(smoothed), log_weights, np.inf))
     value = float(log_weights[least] - smoothed[least] - np.log(n))
-    variance = max(1.0 / relative_ess(smoothed) - 1.0, 0.0) / n
+    variance = max(1.0 / relative_ess(smoothed) - 1.0, 0.0) / n + void / n
     return value, float(np.sqrt(variance))
 
 

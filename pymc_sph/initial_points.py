@@ -14,7 +14,9 @@ from pymc.initial_point import make_initial_point_fn
 from pymc.model import Model
 
 from pymc_sph.errors import InitialPointError
+from pymc_sph.fluid.noise import stream
 from pymc_sph.graph import Point, model_logp, ravel_point
+from pymc_sph.seeds import POINTS
 
 if TYPE_CHECKING:
     from pymc_sph.target import Target
@@ -59,7 +61,7 @@ def dispersed_points(
     InitialPointError
         No point tried is finite, or `overrides` names an unknown variable.
     """
-    rng = np.random.default_rng(seed)
+    rng = stream(seed, POINTS)
     start = _start_point(target.model, overrides)
     point = start(_int_seed(rng))
     centre = ravel_point(target.model, point)

@@ -11,6 +11,7 @@ from scipy.special import logsumexp, softmax
 
 from pymc_sph.collocated_settings import CollocatedSettings
 from pymc_sph.exploration import apart, distance, near
+from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.reuse import Memory
 from pymc_sph.fluid.schedule import Plan, Schedule
 from pymc_sph.fluid.simulate import Simulation
@@ -18,7 +19,7 @@ from pymc_sph.fluid.state import Fluid, pour
 from pymc_sph.fluid.step import LogDensity, Observation, Rates
 from pymc_sph.mixture import apportion
 from pymc_sph.schemes import AnySettings
-from pymc_sph.seeds import POSITIONS
+from pymc_sph.seeds import POSITIONS, STEPS
 from pymc_sph.settings import Settings
 from pymc_sph.start import Gaussian
 
@@ -100,7 +101,7 @@ def _place(
         places += [mode for mode in modes if distance(mode, start) > 1.0]
     particles, probes = settings.sizes(d, len(places))
     places = places[:particles]
-    rng = np.random.default_rng([seed, POSITIONS, i])
+    rng = stream(seed, POSITIONS, i)
     log_share = np.array([place.elbo for place in places])
     counts = apportion(softmax(0.5 * log_share), particles - len(places)) + 1
     fluid = pour(
@@ -127,4 +128,4 @@ def _place(
         ),
     )
     memory = Memory() if pressure else None
-    return Simulation(fluid, plan, Schedule(), probes, (seed, 0, i), memory)
+    return Simulation(fluid, plan, Schedule(), probes, (seed, STEPS, i), memory)

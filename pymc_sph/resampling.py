@@ -55,18 +55,20 @@ class Sample:
         return {n: getattr(self, n) for n in names} | {"log_weight": self.lp - self.log_q}
 
 
-def draw_pooled(mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator) -> Sample:
-    """Draw n independent points from the pooled q, none where p is zero."""
+def draw_pooled(
+    mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator, void: float = 0.0
+) -> Sample:
+    """Draw n independent points from the pooled q, none where p is zero: a share `void` of q."""
     d = mixture.sample(n, rng)
-    return _out_of_the_void(mixture, logp, d.theta, d.fluid, d.particle, rng)
+    return _out_of_the_void(mixture, logp, d.theta, d.fluid, d.particle, rng, void)
 
 
 def draw_by_share(
-    mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator
+    mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator, void: float = 0.0
 ) -> Sample:
-    """Draw n points from q, the fluids' numbers as close to their shares as can be."""
+    """Draw n points as `draw_pooled`, the fluids' numbers as close to their shares as can be."""
     parts = _draw_parts(mixture, apportion(np.exp(mixture.log_weights), n), rng)
-    return _out_of_the_void(mixture, logp, *parts, rng)
+    return _out_of_the_void(mixture, logp, *parts, rng, void)
 
 
 def _out_of_the_void(
@@ -76,15 +78,14 @@ def _out_of_the_void(
     fluid: np.ndarray,
     particle: np.ndarray,
     rng: np.random.Generator,
+    void: float,
 ) -> Sample:
     """Replace draws where p is zero by new ones of the pooled q: rejection sampling.
 
     They must not come from the same fluid: without the void, a fluid that reaches far into it has
-    a smaller share of q. ``log_q`` becomes that of q without the void, whose share is estimated
-    from all draws tried.
+    a smaller share of q. ``log_q`` becomes that of q without the void.
     """
     lp = logp(theta)
-    tried, lost = len(lp), int(np.sum(lp == -np.inf))
     for _ in range(REDRAWS):
         rows = np.flatnonzero(lp == -np.inf)
         if not len(rows):
@@ -92,19 +93,21 @@ def _out_of_the_void(
         new = mixture.sample(len(rows), rng)
         theta[rows], fluid[rows], particle[rows] = new.theta, new.fluid, new.particle
         lp[rows] = logp(new.theta)
-        tried, lost = tried + len(rows), lost + int(np.sum(lp[rows] == -np.inf))
-    share = lost / max(tried, 1)
-    log_q = mixture.log_density(theta) - (np.log1p(-share) if share < 1 else 0.0)
-    return Sample(theta, fluid, particle, lp, log_q)
+    return Sample(theta, fluid, particle, lp, mixture.log_density(theta) + _denser(void))
+
+
+def _denser(void: float) -> float:
+    """By how much log q grows where a share of it is left out."""
+    return -float(np.log1p(-void)) if void < 1 else 0.0
 
 
 def draw_particles(
-    mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator
+    mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator, void: float = 0.0
 ) -> Sample:
     """Draw n particles, each as often as its mass asks for, in random order.
 
     ``log_q`` is the smoothed density there, so ``log_weight`` corrects nothing: the particles are
-    not draws from it.
+    not draws from it, and where p is zero they stay.
     """
     sizes = [f.n_particles for f in mixture.fluids]
     fluid = np.repeat(np.arange(len(sizes)), sizes)
@@ -113,11 +116,12 @@ def draw_particles(
     theta = np.concatenate([to_unconstrained(f, f.z) for f in mixture.fluids])
     index = rng.permutation(systematic(np.exp(log_m), n, rng))
     theta = theta[index]
-    return Sample(theta, fluid[index], particle[index], logp(theta), mixture.log_density(theta))
+    log_q = mixture.log_density(theta) + _denser(void)
+    return Sample(theta, fluid[index], particle[index], logp(theta), log_q)
 
 
 def draw_corrected(
-    mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator
+    mixture: FluidMixture, logp: Callable, n: int, rng: np.random.Generator, void: float = 0.0
 ) -> Sample:
     """Draw n points from the posterior, by importance resampling of draws from the fluids.
 
@@ -132,7 +136,7 @@ def draw_corrected(
     log_q = np.stack([mixture.log_density(theta, i) for i in range(n_fluids)])
     pooled = logsumexp(log_q + mixture.log_weights[:, None], axis=0)
     proposal = logsumexp(log_q + np.log(counts / counts.sum())[:, None], axis=0)
-    sample = Sample(theta, fluid, particle, logp(theta), pooled)
+    sample = Sample(theta, fluid, particle, logp(theta), pooled + _denser(void))
     log_weights, k = psis(sample.lp - proposal)
     if not np.isfinite(log_weights).any():
         raise FloatingPointError(

@@ -65,6 +65,9 @@ class FitResult:
         Whether gradients were used, or values alone.
     n_failed : int
         Evaluations that raised an error.
+    void : float
+        Share of q where p is zero. No draw is taken from there, and all figures are those of q
+        without it, whose log density is larger by -log(1 - void).
     """
 
     mixture: FluidMixture
@@ -82,3 +85,4 @@ class FitResult:
     verdict: Verdict
     formulation: str = "force"
     n_failed: int = 0
+    void: float = 0.0

@@ -8,8 +8,8 @@ import numpy as np
 
 from pymc_sph.checks import SettingsError, shown
 
-CHECK, START, POSITIONS, MEETING, TOGETHER, EXPLORE = 1, 2, 3, 4, 5, 6
-"""Keys that keep the random streams of a fit apart; the noise of a fluid's steps has 0."""
+STEPS, CHECK, START, POSITIONS, MEETING, TOGETHER, EXPLORE, POINTS, WITNESSES = range(9)
+"""What a random stream of a fit is for: the second number of its key, after the seed."""
 
 
 def integer_seed(random_seed: Any) -> int:

@@ -13,12 +13,15 @@ import numpy as np
 
 from scipy.optimize import minimize
 
+from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.step import LogDensity
 
 CANDIDATES = 8
 """Points per path whose Gaussian is tried."""
 ELBO_DRAWS = 32
 """Draws, in antithetic pairs, that estimate a Gaussian's ELBO."""
+NARROWER = (0.5, 0.25, 0.1)
+"""Factors on the standard deviations that are tried where the support cuts every Gaussian off."""
 SPREAD = 1e8
 """Largest ratio of the standard deviations of a Gaussian."""
 
@@ -63,7 +66,7 @@ def find_starts(
     n_evaluations : int
         Gradients spent.
     """
-    noise = elbo_noise(np.random.default_rng(seed), points.shape[1])
+    noise = elbo_noise(stream(*seed), points.shape[1])
     starts, spent = [], 0
     for point in points:
         path, used = lbfgs_path(target, point)
@@ -77,8 +80,15 @@ def find_starts(
 
 
 def elbo_noise(rng: np.random.Generator, dim: int) -> np.ndarray:
-    """Draw normal numbers (ELBO_DRAWS, d) in antithetic pairs, for the ELBO of Gaussians."""
+    """Draw normal numbers (ELBO_DRAWS, d) in antithetic pairs, for the ELBO of Gaussians.
+
+    Their covariance is the identity, or its diagonal is where they are too few for that: else the
+    ELBO would favour a wrong width. On a Gaussian target it is exact.
+    """
     half = rng.standard_normal((ELBO_DRAWS // 2, dim))
+    if 2 * dim <= len(half):
+        half = np.linalg.solve(np.linalg.cholesky(half.T @ half / len(half)), half.T).T
+    half = half / np.sqrt(np.mean(half**2, axis=0))
     return np.concatenate([half, -half])
 
 
@@ -132,7 +142,7 @@ def fit_gaussians(
     the mean is the point, and a second candidate has the mean one Newton step further.
     """
     d = points.shape[1]
-    logp, grad = target(points)
+    grad = target(points)[1]
     rough, used = hessians(target, points[:1], 1e-5 * np.maximum(1.0, np.abs(points[0])))
     spent = len(points) + used
     if not np.isfinite(rough[0]).all():
@@ -141,7 +151,7 @@ def fit_gaussians(
     scale = 0.01 / np.sqrt(np.maximum(np.abs(np.diagonal(rough[0])), 1e-12))
     curvature, used = hessians(target, points, scale)
     spent += used
-    means, factors = [], []
+    found = []
     for x, g, H in zip(points, grad, curvature, strict=True):
         if not (np.isfinite(H).all() and np.isfinite(g).all()):
             continue
@@ -149,23 +159,39 @@ def fit_gaussians(
         newton = L @ (L.T @ g)
         length = np.sqrt(np.sum((L.T @ g) ** 2))
         limit = 3.0 * np.sqrt(d)
-        for mean in (x, x + newton * min(1.0, limit / max(length, 1e-300))):
-            means.append(mean)
-            factors.append(L)
-    if not means:
+        found += [(mean, L) for mean in (x, x + newton * min(1.0, limit / max(length, 1e-300)))]
+    if not found:
         return [], spent
-    theta = np.concatenate([mean + noise @ L.T for mean, L in zip(means, factors, strict=True)])
-    logp, _ = target(theta)
-    logp = logp.reshape(len(means), len(noise))
-    entropy = 0.5 * d * np.log(2 * np.pi) + 0.5 * np.mean(np.sum(noise**2, axis=1))
+    out = with_elbo(target, found, noise)
+    spent += len(found) * len(noise)
+    for factor in NARROWER:  # where the support cuts off most of every one
+        if any(np.isfinite(g.elbo) for g in out):
+            break
+        out = with_elbo(target, [(mean, L * factor) for mean, L in found], noise)
+        spent += len(found) * len(noise)
+    return out, spent
+
+
+def with_elbo(
+    target: LogDensity, found: list[tuple[np.ndarray, np.ndarray]], noise: np.ndarray
+) -> list[Gaussian]:
+    """Gaussians (mean (d,), factor (d, d)) with their ELBO, from noise (n, d) of `elbo_noise`.
+
+    Where the support leaves a share s of a Gaussian, the ELBO is that of the rest,
+    <log p - log q> + log s, so that reaching out of the support does not pay. A Gaussian with less
+    than half of itself inside has none.
+    """
+    theta = np.concatenate([mean + noise @ L.T for mean, L in found])
+    logp = np.reshape(target(theta)[0], (len(found), len(noise)))
+    log_q = -0.5 * (np.sum(noise**2, axis=1) + noise.shape[1] * np.log(2 * np.pi))
     out = []
-    for mean, L, values in zip(means, factors, logp, strict=True):
-        finite = values[np.isfinite(values)]
-        elbo = -np.inf
-        if 2 * len(finite) > len(values):
-            elbo = float(finite.mean() + np.linalg.slogdet(L)[1] + entropy)
+    for (mean, L), values in zip(found, logp, strict=True):
+        finite, elbo = np.isfinite(values), -np.inf
+        if 2 * finite.sum() > len(values):
+            gap = float(np.mean(values[finite] - log_q[finite]))
+            elbo = gap + float(np.linalg.slogdet(L)[1]) + float(np.log(finite.mean()))
         out.append(Gaussian(mean, L, elbo))
-    return out, spent + len(theta)
+    return out
 
 
 def hessians(target: LogDensity, points: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, int]:

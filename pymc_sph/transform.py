@@ -70,7 +70,8 @@ class Transform:
         if theta.ndim != 2 or theta.shape[1] != self.dim:
             raise ValueError(f"theta must have shape (n, {self.dim}), got {theta.shape}.")
         n = len(theta)
-        first = self.function(theta[: self.block_rows])
+        # a graph may not take an empty batch: the shapes are those of any row
+        first = self.function(theta[: self.block_rows] if n else np.zeros((1, self.dim)))
         # the shapes of these, not `shapes`: pm.set_data may have changed the length of some
         out = [np.empty((n, *part.shape[1:]), part.dtype) for part in first]
         for start in range(0, n, self.block_rows):

@@ -135,6 +135,8 @@ def test_every_evaluation_is_counted():
     method = SPH(exact.model, random_seed=1, fluids=1, paths=2, draws=500)
     approx = method.fit(5, progressbar=False, compile_kwargs=FAST)
     assert approx.result.n_evaluations == op.calls
+    approx = method.refine(3, progressbar=False)  # the first check's evaluations count on
+    assert approx.result.n_evaluations == op.calls
 
 
 @pytest.mark.filterwarnings("ignore::pymc_sph.UnreliableFitWarning")  # cut off on purpose

@@ -295,7 +295,7 @@ def test_beyond_a_wall_there_is_nothing():
     assert result.elbo <= result.log_evidence + 1e-9
     assert result.importance_ess > 0.95 and result.verdict.grade == "reliable"
     draw = resampling.draw_pooled(
-        result.mixture, lambda x: half(x)[0], 4000, np.random.default_rng(SEED)
+        result.mixture, lambda x: half(x)[0], 4000, np.random.default_rng(SEED), result.void
     )
     assert (draw.theta[:, 0] > 0).all()
     # |x| has mean sqrt(2 / pi) and standard deviation .60: standard error .01

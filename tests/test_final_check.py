@@ -97,7 +97,10 @@ def test_the_void_is_no_part_of_q():
     seen = looked(one(np.zeros(2)), half, [around(np.array([0.5, 0.0]))])
     assert seen.void == pytest.approx(0.5, abs=0.03)
     assert seen.error < 0.01 and seen.ess == pytest.approx(1)
-    assert seen.log_evidence == pytest.approx(np.log(0.5), abs=0.05)
+    # all that is uncertain is the share inside: its error by the binomial distribution
+    error = np.sqrt(0.5 / (0.5 * N))
+    assert seen.log_evidence_se == pytest.approx(error, rel=0.05)
+    assert seen.log_evidence == pytest.approx(np.log(0.5), abs=4 * error)
 
 
 @pytest.mark.parametrize("value", [np.nan, -np.inf])

@@ -125,8 +125,9 @@ def test_without_the_void_a_fluid_has_the_share_that_is_left_of_it():
         return np.where(theta[:, 0] > 0, -0.5 * theta[:, 0] ** 2, -np.inf)
 
     inside = norm.cdf([-1.5, 0.0])
+    void = 1 - inside.mean()
     for draw in (resampling.draw_pooled, resampling.draw_by_share):
-        sample = draw(mixture, logp, 40_000, np.random.default_rng(1))
+        sample = draw(mixture, logp, 40_000, np.random.default_rng(1), void)
         assert (sample.theta > 0).all()
         # standard error of the share .0017, of log Z .006
         share = inside[0] / inside.sum()

@@ -144,3 +144,32 @@ def test_distance_is_by_the_wider_gaussian_and_per_dimension():
     narrow = Gaussian(np.zeros(2), 0.1 * np.eye(2), 0.0)
     wide = Gaussian(np.array([3.0, 4.0]), np.diag([2.0, 2.0]), 0.0)
     assert distance(narrow, wide) == distance(wide, narrow) == pytest.approx(25 / 4 / 2)
+
+
+def test_where_the_support_cuts_off_most_of_every_gaussian_narrower_ones_are_tried():
+    # 95 % of each coordinate lies inside, .39 of the whole: the mode's own Gaussian has no ELBO
+    d = 20
+
+    def cut(theta):
+        logp, grad = gaussian(np.zeros(d), np.eye(d))(theta)
+        return np.where((np.abs(theta) < 2).all(axis=1), logp, -np.inf), grad
+
+    half = np.random.default_rng(1).standard_normal((16, d))
+    target, sizes = counted(cut)
+    found, spent = fit_gaussians(target, np.zeros((1, d)), np.concatenate([half, -half]))
+    assert spent == sum(sizes)
+    # half as wide: 2d (1/2 - 1/8) nats of the energy are not spent, d log 2 of the entropy are lost
+    square = np.mean(half**2) * d
+    expected = 0.5 * square * (1 - 0.25) - d * np.log(2)
+    assert found[0].elbo == pytest.approx(expected, abs=1e-6)
+
+
+def test_what_is_cut_off_costs_its_share():
+    def half_line(theta):
+        logp, grad = gaussian(np.zeros(1), np.eye(1))(theta)
+        return np.where(theta[:, 0] > -0.5, logp, -np.inf), grad
+
+    noise = np.linspace(-2, 2, 200)[:, None]
+    share = np.mean(noise > -0.5)
+    (found,) = start.with_elbo(half_line, [(np.zeros(1), np.eye(1))], noise)
+    assert found.elbo == pytest.approx(np.log(share), abs=1e-6)

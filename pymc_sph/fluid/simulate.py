@@ -6,10 +6,9 @@ import dataclasses
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid.density import draw_noise
+from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.pressure_step import pressure_step
 from pymc_sph.fluid.reuse import Memory
 from pymc_sph.fluid.schedule import Plan, Schedule
@@ -85,7 +84,7 @@ class Simulation:
 def advance(simulation: Simulation, target: LogDensity) -> tuple[Simulation, Observation]:
     """Take one step of the fluid and of its schedule."""
     sim = simulation
-    rng = np.random.default_rng([*sim.seed, sim.schedule.step])
+    rng = stream(*sim.seed, sim.schedule.step)
     noise = draw_noise(rng, sim.n_probes, sim.fluid.dim)
     rates = scheduling.rates(sim.plan, sim.schedule)
     memory = sim.memory
