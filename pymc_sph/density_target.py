@@ -84,7 +84,7 @@ class DensityTarget:
 
 
 def _gives_gradient(function: LogDensityFunction, point: np.ndarray) -> bool:
-    """Whether the function returns a pair; one that raises at the point counts as one that does not.
+    """Whether the function returns a pair; one that raises at the point counts as returning none.
 
     With a gradient an error passes on anyway, at the first batch; without, it costs the point.
     """

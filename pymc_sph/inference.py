@@ -337,9 +337,7 @@ class SPH(Inference):
             failed = self._target.n_failed - self._failed_before
             result = dataclasses.replace(result, n_failed=failed)
             # a fit that goes on from here has spent those of this check as well
-            self._ensemble = dataclasses.replace(
-                self._ensemble, n_evaluations=result.n_evaluations
-            )
+            self._ensemble = dataclasses.replace(self._ensemble, n_evaluations=result.n_evaluations)
         except BaseException as err:
             interrupted = isinstance(err, KeyboardInterrupt)
             self._hand_over(None, "interrupted" if interrupted else "failed")
