@@ -14,7 +14,7 @@ import numpy as np
 
 from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.step import LogDensity
-from pymc_sph.start import Gaussian, elbo_noise, fit_gaussians, lbfgs_path
+from pymc_sph.start import Gaussian, elbo_noise, fit_gaussians, lbfgs_path, offset
 
 ROUND = 32
 """Paths per round."""
@@ -30,6 +30,8 @@ BARRIER = 2.0
 """Depth of a valley between two modes, in nats."""
 LOOKS = 16
 """Points of a line that are looked at for a valley."""
+INSIDE = 0.5
+"""Squared Mahalanobis distance over d below which a point is well inside a mode's Gaussian."""
 LADDER = (1.0, 0.8, 0.6, 0.4)
 """Temperatures of the probes, as powers of the highest one."""
 
@@ -155,7 +157,7 @@ def follow(
     logp, grad = target(point[None])
     if not (np.isfinite(logp[0]) and np.isfinite(grad).all()):
         return None, 1
-    path, spent = lbfgs_path(target, point, tolerance=1e-6)
+    path, spent = lbfgs_path(target, point, 1e-6, until=lambda x: well_inside(modes, x))
     end = path[-1]
     known, used = known_mode(target, end, modes)
     spent += used + 1
@@ -179,9 +181,9 @@ def known_mode(
     the straight line between them, log p falls nowhere far below the lower end. So the end of an
     unfinished path, a plateau or a funnel's neck are no modes of their own.
     """
-    squares = np.array([np.mean(np.linalg.solve(m.L, point - m.mu) ** 2) for m in modes])
+    squares = np.array([offset(mode, point) for mode in modes])
     nearest = np.argsort(squares)
-    if squares[nearest[0]] < 0.5:
+    if squares[nearest[0]] < INSIDE:
         return int(nearest[0]), 0
     share = np.linspace(0.0, 1.0, LOOKS)[:, None]
     for count, i in enumerate(nearest, 1):
@@ -189,6 +191,11 @@ def known_mode(
         if logp.min() > min(logp[0], logp[-1]) - BARRIER:  # false where one is not finite
             return int(i), count * LOOKS
     return None, len(modes) * LOOKS
+
+
+def well_inside(modes: list[Gaussian], point: np.ndarray) -> bool:
+    """Whether a point lies well inside the Gaussian of one of the modes."""
+    return any(offset(mode, point) < INSIDE for mode in modes)
 
 
 def separate(target: LogDensity, starts: list[Gaussian]) -> tuple[list[Gaussian], int]:

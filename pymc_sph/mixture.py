@@ -13,6 +13,10 @@ from pymc_sph.fluid import kernels
 from pymc_sph.fluid.density import density, log_densities, log_density, pick
 from pymc_sph.fluid.state import Fluid, log_det_frame, to_frame, to_unconstrained
 
+SETTLED = 1e-7
+"""Nats that the best fluid may be above the mean of all when their shares are at rest: no shares
+have a larger ELBO by more than that."""
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -164,13 +168,20 @@ def fit_shares(logp: np.ndarray, log_q: np.ndarray, n_steps: int = 200) -> np.nd
     log_q = np.where(np.isnan(log_q), -np.inf, log_q)
     if len(logp) == 1 or not finite.any():
         return np.full(len(logp), -np.log(len(logp)))
+    some = finite.any(axis=1)
     count = np.maximum(finite.sum(axis=1), 1)
-    log_w = np.where(finite.any(axis=1), 0.0, -1e3)
+    log_w = np.where(some, 0.0, -1e3)
     log_w = log_w - logsumexp(log_w)
+    top = np.max(log_q, axis=0)
+    top = np.where(np.isfinite(top), top, 0.0)
+    q = np.exp(log_q - top)
+    above = np.where(finite, logp - top, 0.0)
     for _ in range(n_steps):
-        pooled = logsumexp(log_q + log_w[:, None, None], axis=0)
-        phi = np.where(finite, logp - pooled, 0.0).sum(axis=1) / count
-        log_w = log_w + np.where(finite.any(axis=1), 0.5 * phi, 0.0)
+        pooled = np.log(np.maximum(np.tensordot(np.exp(log_w), q, 1), 1e-300))
+        phi = np.where(finite, above - pooled, 0.0).sum(axis=1) / count
+        if np.max(phi[some]) - np.exp(log_w[some]) @ phi[some] < SETTLED:
+            break
+        log_w = log_w + np.where(some, 0.5 * phi, 0.0)
         log_w = np.maximum(log_w - logsumexp(log_w), -1e3)
     return log_w - logsumexp(log_w)
 

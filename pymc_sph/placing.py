@@ -109,7 +109,9 @@ def _place(
         log_share - logsumexp(log_share),
         full=full,
     )
-    temperature = settings.temperatures()[i]
+    # a hot start finds nothing more where the posterior is close to the Gaussian that was found
+    cold = settings.temperature == "auto" and len(modes) == 1 and start.calm
+    temperature = 1.0 if cold else settings.temperatures()[i]
     pressure = settings.formulation == "pressure"
     plan = Plan(
         temperature=temperature,

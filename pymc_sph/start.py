@@ -7,6 +7,7 @@ the curvature here comes from differences of the gradient, all points of a path 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,6 +23,10 @@ ELBO_DRAWS = 32
 """Draws, in antithetic pairs, that estimate a Gaussian's ELBO."""
 NARROWER = (0.5, 0.25, 0.1)
 """Factors on the standard deviations that are tried where the support cuts every Gaussian off."""
+CALM = 0.1
+"""Divergence, nats, below which a posterior is close to a Gaussian, and needs little effort."""
+SAME = 0.01
+"""Squared Mahalanobis distance over d below which two paths have ended in the same point."""
 SPREAD = 1e8
 """Largest ratio of the standard deviations of a Gaussian."""
 
@@ -38,11 +43,19 @@ class Gaussian:
         Factor of the covariance.
     elbo : float
         Estimate of its ELBO, nats; -inf where log p was not finite.
+    divergence : float
+        Half the variance of log p - log q under it, which estimates KL(q || p), nats.
     """
 
     mu: np.ndarray
     L: np.ndarray
     elbo: float
+    divergence: float = np.inf
+
+    @property
+    def calm(self) -> bool:
+        """Whether the posterior is close to this Gaussian."""
+        return self.divergence < CALM
 
 
 def find_starts(
@@ -67,12 +80,16 @@ def find_starts(
         Gradients spent.
     """
     noise = elbo_noise(stream(*seed), points.shape[1])
-    starts, spent = [], 0
+    starts: list[Gaussian] = []
+    spent = 0
     for point in points:
         path, used = lbfgs_path(target, point)
-        candidates = thin(path)
-        gaussians, more = fit_gaussians(target, candidates, noise)
-        spent += used + more
+        spent += used
+        # on a posterior this close to a Gaussian, another path to its mode finds nothing better
+        if any(start.calm and offset(start, path[-1]) < SAME for start in starts):
+            continue
+        gaussians, used = fit_gaussians(target, thin(path), noise)
+        spent += used
         if gaussians:
             starts.append(max(gaussians, key=lambda g: g.elbo))
     starts = [start for start in starts if np.isfinite(start.elbo)]
@@ -93,11 +110,15 @@ def elbo_noise(rng: np.random.Generator, dim: int) -> np.ndarray:
 
 
 def lbfgs_path(
-    target: LogDensity, point: np.ndarray, tolerance: float = 2.2e-9
+    target: LogDensity,
+    point: np.ndarray,
+    tolerance: float = 2.2e-9,
+    until: Callable[[np.ndarray], bool] | None = None,
 ) -> tuple[np.ndarray, int]:
     """Run SciPy's L-BFGS from a point: its iterates (T, d), and the gradients spent.
 
-    It ends when a step raises the log density by less than `tolerance`, relative to its size.
+    It ends when a step raises the log density by less than `tolerance`, relative to its size, or
+    at an iterate of which `until` says so.
     """
     path = [np.array(point)]
     count = 0
@@ -113,6 +134,8 @@ def lbfgs_path(
     def keep(theta: np.ndarray) -> None:
         if np.isfinite(theta).all():
             path.append(np.array(theta))
+        if until is not None and until(theta):
+            raise StopIteration  # SciPy's way to end a run
 
     minimize(
         objective,
@@ -190,8 +213,14 @@ def with_elbo(
         if 2 * finite.sum() > len(values):
             gap = float(np.mean(values[finite] - log_q[finite]))
             elbo = gap + float(np.linalg.slogdet(L)[1]) + float(np.log(finite.mean()))
-        out.append(Gaussian(mean, L, elbo))
+        spread = 0.5 * float(np.var(values - log_q)) if finite.all() else np.inf
+        out.append(Gaussian(mean, L, elbo, spread))
     return out
+
+
+def offset(gaussian: Gaussian, point: np.ndarray) -> float:
+    """Squared Mahalanobis distance of a point (d,) from a Gaussian's mean, over d."""
+    return float(np.mean(np.linalg.solve(gaussian.L, point - gaussian.mu) ** 2))
 
 
 def hessians(target: LogDensity, points: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, int]:

@@ -19,6 +19,8 @@ RUNNING = "running"
 CONVERGED = "converged"
 MAX_STEPS = "max_steps"
 NON_FINITE = "non_finite"
+LOOK = 3
+"""Flat steps in a row that end the fit, before the window is full."""
 STALL = 50
 """Steps in a row without one finite probe after which a fluid is given up."""
 
@@ -69,8 +71,9 @@ class Schedule:
         Best window mean of the ELBO at temperature 1, nats.
     total, total_variance : float
         Sums over the current window of the ELBO and of the variance of the log weights.
-    count, barren : int
-        Steps in the current window; steps in a row without a finite probe.
+    count, barren, flat : int
+        Steps in the current window; steps in a row without a finite probe; steps in a row at which
+        half the variance of the log weights was below `tol`.
     status : str
         "running", "converged" or "non_finite".
     """
@@ -82,6 +85,7 @@ class Schedule:
     total_variance: float = 0.0
     count: int = 0
     barren: int = 0
+    flat: int = 0
     status: str = RUNNING
 
 
@@ -120,10 +124,13 @@ def advance(plan: Plan, schedule: Schedule, seen: Observation, n_probes: int) ->
     after = dataclasses.replace(
         after,
         barren=0,
+        flat=schedule.flat + 1 if 0.5 * seen.variance < plan.tol else 0,
         total=schedule.total + seen.elbo,
         total_variance=schedule.total_variance + seen.variance,
         count=schedule.count + 1,
     )
+    if after.flat >= LOOK:
+        return dataclasses.replace(after, status=CONVERGED)
     full = after.count >= plan.window * 2**after.level
     return close_window(plan, after, n_probes) if full else after
 
@@ -152,4 +159,4 @@ def reopen(plan: Plan, schedule: Schedule) -> Schedule:
     if schedule.status != CONVERGED:
         return schedule
     level = min(schedule.level, plan.halvings)
-    return dataclasses.replace(schedule, status=RUNNING, level=level, total=0.0, count=0)
+    return dataclasses.replace(schedule, status=RUNNING, level=level, total=0.0, count=0, flat=0)
