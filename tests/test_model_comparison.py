@@ -67,8 +67,9 @@ def test_fits_of_every_kind(fits):
         {"approx": found["wide"], "draws": draws, "more draws": found["wide"].sample(10),
          "result": gaussian}
     )  # fmt: skip
-    assert table.log_evidence["draws"] == pytest.approx(closed.log_evidence, abs=1e-3)
-    assert table.log_evidence["result"] == pytest.approx(0, abs=1e-3)
+    for name, value in {"draws": closed.log_evidence, "result": 0.0}.items():
+        assert table.se[name] < 0.01
+        assert abs(table.log_evidence[name] - value) < 4.5 * table.se[name] + 1e-6
     assert table.log_evidence["approx"] == table.log_evidence["more draws"]
 
 

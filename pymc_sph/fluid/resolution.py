@@ -95,9 +95,9 @@ def default_particles(dim: int) -> int:
     """Particles per fluid: enough for a bent posterior; a straight one needs few."""
     if dim <= 3:
         return 64
-    return 32 if dim <= 30 else 48
+    return 32 if dim <= 30 else 96
 
 
 def default_probes(dim: int, particles: int) -> int:
     """Probes per step and fluid; many where diagonal tensors must be told from noise."""
-    return max(2 * particles, 128) if dim <= 30 else 16 * particles
+    return max(2 * particles, 128) if dim <= 30 else 8 * particles
