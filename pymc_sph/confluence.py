@@ -33,6 +33,9 @@ from pymc_sph.mixture import FluidMixture, fit_shares, pooled_field
 
 NEGLIGIBLE = 1e-3
 """Share of q below which a fluid rests."""
+HALVINGS = 3
+"""Halvings of the step sizes together, in the force form; in the pressure form, where old probes
+have averaged most of the noise out already, as many as before."""
 CLOSE = 0.5
 """Nats below the best fluid's ELBO within which a fluid agrees with it, whatever its share."""
 
@@ -173,6 +176,7 @@ def join(
         temperature=1.0,
         cooling=0,
         window=max(1, run.plan.window // 2),
+        halvings=HALVINGS if run.memory is None else run.plan.halvings,
         rates=dataclasses.replace(run.plan.rates, temperature=1.0, frame=0.0),
     )
     status = scheduling.CONVERGED if flat else scheduling.RUNNING
