@@ -108,10 +108,11 @@ def _place(
         log_share - logsumexp(log_share),
         full=full,
     )
-    # a hot start finds nothing more where the posterior is close to the Gaussian that was found
-    cold = settings.temperature == "auto" and len(modes) == 1 and start.calm
-    temperature = 1.0 if cold else settings.temperatures()[i]
     pressure = settings.formulation == "pressure"
+    # a hot start finds nothing more where the posterior is close to the Gaussian that was found;
+    # without gradients it spreads the particles, which cold ones are slow to do
+    cold = settings.temperature == "auto" and len(modes) == 1 and start.calm and not pressure
+    temperature = 1.0 if cold else settings.temperatures()[i]
     plan = Plan(
         temperature=temperature,
         cooling=min(settings.cooling, n // 2),
