@@ -206,9 +206,7 @@ def exact_log_evidence(
 def make_reference(benchmark: Benchmark, draws: int, seed: int) -> None:
     """Sample the non-centred model with nutpie, check convergence, write the summary."""
     data, model = benchmark.data(), benchmark.build(centred=False)
-    summary, quality = long_run(
-        model, benchmark.path.stem, seed, draws=draws, target_accept=0.9
-    )
+    summary, quality = long_run(model, benchmark.path.stem, seed, draws=draws, target_accept=0.9)
     bounds = [
         (
             max(0.0, summary.mean[name] - 8 * summary.sd[name]),

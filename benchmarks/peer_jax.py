@@ -92,7 +92,7 @@ def by_blackjax_svgd(model: pm.Model, seed: int) -> Run:
 
 
 def by_stein_vi(model: pm.Model, seed: int) -> Run:
-    """Stein mixtures of NumPyro; a gradient per pair of particles, draw and step, as it is coded."""
+    """Stein mixtures of NumPyro; a gradient per step, pair of particles and draw, as coded."""
     import numpyro
 
     from numpyro.contrib.einstein import RBFKernel, SteinVI

@@ -192,7 +192,7 @@ def main() -> None:
     parser.add_argument("--fresh", action="store_true", help="run again what has been run")
     parser.add_argument("--rows", type=Path, default=None, help="file of JSON lines")
     parser.add_argument("--out", type=Path, default=None, help="folder of table and figures")
-    parser.add_argument("--report", action="store_true", help="write table and figures, run nothing")
+    parser.add_argument("--report", action="store_true", help="run nothing, write the page")
     arguments = parser.parse_args()
 
     quick = arguments.quick

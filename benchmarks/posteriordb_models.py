@@ -62,7 +62,7 @@ def blr(data: Data) -> pm.Model:
 
 
 def gp_poisson(data: Data) -> pm.Model:
-    """Counts with a latent Gaussian process, non-centred."""
+    """Return Poisson counts with a latent Gaussian process, non-centred."""
     x, n = data["x"], int(data["N"])
     with pm.Model() as model:
         rho = pm.Gamma("rho", alpha=25, beta=4)

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "tests"), str(ROOT / "examples")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import hierarchical
 import numpy as np
@@ -52,13 +52,13 @@ MODES, MODES_SEED, PRIOR_SD = 10, 10, 15.0
 
 
 def ten_modes_parts() -> tuple[Array, Array, Array]:
-    """Weights (10,), centres (10, 2) and sds (10,): weights 1 : 2 : ... : 10, 6 sds apart."""
+    """Weights (10,), centres (10, 2) and sds (10,): weights 1 : 2 : ... : 10, far apart."""
     rng = np.random.default_rng(MODES_SEED)
     weights = np.arange(1.0, MODES + 1)
     sds = np.linspace(0.5, 1.5, MODES)
     centres = rng.uniform(-15, 15, (MODES, 2))
     for i in range(1, MODES):
-        while np.linalg.norm(centres[:i] - centres[i], axis=1).min() < 9.0:
+        while np.linalg.norm(centres[:i] - centres[i], axis=1).min() < 7.0:
             centres[i] = rng.uniform(-15, 15, 2)
     return weights / weights.sum(), centres, sds
 

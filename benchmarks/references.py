@@ -1,4 +1,4 @@
-"""Reference summaries for posteriors on simulated data: long runs of nutpie, or importance draws."""
+"""Reference summaries for posteriors on simulated data: from nutpie or importance sampling."""
 
 from __future__ import annotations
 

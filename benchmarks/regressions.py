@@ -105,9 +105,7 @@ MODELS: dict[str, Benchmark] = {
     "logistic_100000": Benchmark(
         logistic, partial(simulate_logistic, 100_000), partial(importance_run, draws=20_000)
     ),
-    "diamonds_like": Benchmark(
-        diamonds, simulate_diamonds, partial(importance_run, draws=40_000)
-    ),
+    "diamonds_like": Benchmark(diamonds, simulate_diamonds, partial(importance_run, draws=40_000)),
 }
 """The benchmarks by name."""
 
