@@ -37,9 +37,9 @@ NUTS = {"mc_mean": 0.02, "mc_log_sd": 0.01}
 ROWS = [
     good("sph", 1, 9.0, 0.9, cache="cold"),
     good("sph", 1, 1.0, 0.03),
-    good("sph", 2, 2.0, 0.01),
-    good("sph", 3, 3.0, 0.05),
-    good("nutpie", 1, 4.0, 0.04, **NUTS),
+    good("sph", 2, 2.0, 0.01, verdict="reliable"),
+    good("sph", 3, 3.0, 0.05, verdict="unreliable"),
+    good("nutpie", 1, 4.0, 0.04, diverging=3, **NUTS),
     row("nutpie", 2, status="failed", reason="RuntimeError: no"),
     good("nutpie", 3, 6.0, 0.06, **NUTS),
     row("advi", 1, status="time out", reason="900 s"),
@@ -60,7 +60,8 @@ def test_medians_are_of_the_warm_runs_that_succeeded():
 
 
 def test_failures_are_shown():
-    assert cell("nutpie").note == "1 of 3: RuntimeError: no"
+    assert cell("sph").note == "1 of 3: verdict unreliable"
+    assert cell("nutpie").note == "1 of 3: RuntimeError: no; 3 divergences"
     assert cell("advi").note == "time out (900 s)"
     assert not cell("advi").medians
     assert cell("advi").applies
