@@ -16,7 +16,6 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", "1")
 
 import argparse
-import importlib.util
 import json
 import subprocess
 import sys
@@ -29,7 +28,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -37,8 +35,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
 import hierarchical
 import numpy as np
+import posteriordb_models
 import pymc as pm
-import reference_models
 
 import pymc_sph
 
@@ -86,41 +84,22 @@ class Case:
     log_evidence: Callable[[], float] | None = None
 
 
-def cases(posteriordb: Path | None) -> list[Case]:
-    """Return every case: posteriordb's from the folder, or else those carried in the tests."""
-    found: list[Case] = []
-    if posteriordb is not None:
-        load = _module("load", posteriordb / "load.py")
-        found += [Case(name, partial(_from_folder, load, name)) for name in load.names()]
-    else:
-        found += [Case(name, partial(_carried, name)) for name in reference_models.POSTERIORS]
+def cases() -> list[Case]:
+    """Return every case: posteriordb's, and the hierarchical models that have a bar."""
+    found = [Case(name, partial(_posteriordb, name)) for name in posteriordb_models.ALL]
     for name in hierarchical.MODELS:
-        exact = partial(hierarchical.load_log_evidence, name)
-        found.append(Case(name, partial(_hierarchical, name), exact))
+        if name in BARS:
+            exact = partial(hierarchical.load_log_evidence, name)
+            found.append(Case(name, partial(_hierarchical, name), exact))
     return found
 
 
-def _carried(name: str) -> tuple[pm.Model, Errors]:
-    model, summary = reference_models.load(name)
-    return model, summary.errors
+def _posteriordb(name: str) -> tuple[pm.Model, Errors]:
+    return posteriordb_models.build(name), posteriordb_models.reference(name).errors
 
 
 def _hierarchical(name: str) -> tuple[pm.Model, Errors]:
     return hierarchical.build(name), hierarchical.load_reference(name).errors
-
-
-def _from_folder(load: ModuleType, name: str) -> tuple[pm.Model, Errors]:
-    model, reference = load.load(name)
-    return model, lambda draws, weights=None: load.errors(draws, reference, weights)
-
-
-def _module(name: str, path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None
-    sys.path.append(str(path.parent))  # it imports its neighbours
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def measure(case: Case, seed: int) -> Row:
@@ -231,8 +210,6 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="parts of names, or 'first'")
     parser.add_argument("--seed", type=int, default=1)
-    default = ROOT.parent / "shared" / "posteriordb"
-    parser.add_argument("--posteriordb", type=Path, default=default if default.exists() else None)
     parser.add_argument("--json", type=Path, metavar="OUT", help="write every figure there")
     arguments = parser.parse_args()
 
@@ -240,7 +217,7 @@ def main() -> int:
         return arguments.only is None or any(part in name for part in arguments.only)
 
     rows: list[Row] = []
-    for case in cases(arguments.posteriordb):
+    for case in cases():
         if wanted(case.name):
             rows.append(guarded(case.name, partial(measure, case, arguments.seed)))
             if arguments.json:  # after every case: an interrupted run keeps what it has

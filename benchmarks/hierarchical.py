@@ -13,6 +13,7 @@ name                               d  unknowns
 ``varying_slopes_neck``          176  as ``varying_slopes_centred``, from data that hardly tell
                                       sd_b from 0: the posterior reaches deep into the funnel's
                                       neck, where centred fits are expected to fail, aloud
+``many_slopes_noncentred``      606  as ``varying_slopes_noncentred``, 300 groups
 ===============================  ===  =======================================================
 
 The reference summaries in ``reference/`` (means, standard deviations, quantiles) come from nutpie
@@ -40,10 +41,12 @@ from scipy.special import logsumexp
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
+from references import check_data, long_run
 from summaries import Summary
 
 REFERENCE = Path(__file__).resolve().parent / "reference"
 GROUPS, OBSERVATIONS = 85, 919
+MANY_GROUPS, MANY_OBSERVATIONS = 300, 3_000
 # of a handful of seeds, those whose data look like the radon study's (largest group 126, sd_b
 # estimated as .29 +- .12) and whose estimate of sd_b sits at 0 (.08 +- .07)
 RADON_LIKE, NECK = 9, 20240719
@@ -58,24 +61,29 @@ class Data:
     y: np.ndarray
     u: np.ndarray
 
+    @property
+    def groups(self) -> int:
+        """Number of groups."""
+        return len(self.u)
 
-def simulate(seed: int = RADON_LIKE) -> Data:
+
+def simulate(seed: int = RADON_LIKE, groups: int = GROUPS, n: int = OBSERVATIONS) -> Data:
     """Return the data set: group sizes from 1 to about a hundred, as in the radon study."""
     rng = np.random.default_rng(seed)
-    share = rng.lognormal(sigma=1.3, size=GROUPS)
-    sizes = 1 + rng.multinomial(OBSERVATIONS - GROUPS, share / share.sum())
-    group = np.repeat(np.arange(GROUPS), sizes)
-    x = (rng.random(OBSERVATIONS) < 0.17).astype(float)
-    u = rng.normal(0, 0.4, GROUPS)
-    intercept = 1.5 + 0.7 * u + rng.normal(0, 0.2, GROUPS)
-    slope = -0.65 + rng.normal(0, 0.35, GROUPS)
+    share = rng.lognormal(sigma=1.3, size=groups)
+    sizes = 1 + rng.multinomial(n - groups, share / share.sum())
+    group = np.repeat(np.arange(groups), sizes)
+    x = (rng.random(n) < 0.17).astype(float)
+    u = rng.normal(0, 0.4, groups)
+    intercept = 1.5 + 0.7 * u + rng.normal(0, 0.2, groups)
+    slope = -0.65 + rng.normal(0, 0.35, groups)
     y = rng.normal(intercept[group] + slope[group] * x, 0.72)
     return Data(group, x, y, u)
 
 
 def varying_intercepts(data: Data, *, centred: bool) -> pm.Model:
-    """Regression with an intercept per group; d = 85 + 5."""
-    with pm.Model(coords={"group": np.arange(GROUPS)}) as model:
+    """Regression with an intercept per group; d = groups + 5."""
+    with pm.Model(coords={"group": np.arange(data.groups)}) as model:
         mu_a, gamma, beta = (pm.Normal(name, 0, 2) for name in ("mu_a", "gamma", "beta"))
         sd_a, sigma = (pm.HalfNormal(name, 1) for name in ("sd_a", "sigma"))
         a = _effect("a", mu_a + gamma * data.u, sd_a, centred=centred)
@@ -84,8 +92,8 @@ def varying_intercepts(data: Data, *, centred: bool) -> pm.Model:
 
 
 def varying_slopes(data: Data, *, centred: bool) -> pm.Model:
-    """Regression with an intercept and a slope per group; d = 2 * 85 + 6."""
-    with pm.Model(coords={"group": np.arange(GROUPS)}) as model:
+    """Regression with an intercept and a slope per group; d = 2 * groups + 6."""
+    with pm.Model(coords={"group": np.arange(data.groups)}) as model:
         mu_a, mu_b, gamma = (pm.Normal(name, 0, 2) for name in ("mu_a", "mu_b", "gamma"))
         sd_a, sd_b, sigma = (pm.HalfNormal(name, 1) for name in ("sd_a", "sd_b", "sigma"))
         a = _effect("a", mu_a + gamma * data.u, sd_a, centred=centred)
@@ -102,23 +110,46 @@ def _effect(name: str, mean: Any, sd: Any, *, centred: bool) -> Any:
     return pm.Deterministic(name, mean + sd * z, dims="group")
 
 
-MODELS: dict[str, tuple[Callable[..., pm.Model], bool, int]] = {
-    "varying_intercepts_centred": (varying_intercepts, True, RADON_LIKE),
-    "varying_slopes_noncentred": (varying_slopes, False, RADON_LIKE),
-    "varying_slopes_centred": (varying_slopes, True, RADON_LIKE),
-    "varying_slopes_neck": (varying_slopes, True, NECK),
+@dataclass(frozen=True)
+class Benchmark:
+    """A model, how it is written, and what its data are simulated from."""
+
+    function: Callable[..., pm.Model]
+    centred: bool
+    seed: int = RADON_LIKE
+    groups: int = GROUPS
+    n: int = OBSERVATIONS
+
+    def data(self) -> Data:
+        """Simulate the data."""
+        return simulate(self.seed, self.groups, self.n)
+
+    def build(self, *, centred: bool) -> pm.Model:
+        """Return the model, or its twin."""
+        return self.function(self.data(), centred=centred)
+
+    @property
+    def path(self) -> Path:
+        """Where the reference lies; centred and non-centred twins share one."""
+        size = "" if self.groups == GROUPS else f"-{self.groups}"
+        return REFERENCE / f"{self.function.__name__}-{self.seed}{size}.npz"
+
+
+MODELS: dict[str, Benchmark] = {
+    "varying_intercepts_centred": Benchmark(varying_intercepts, True),
+    "varying_slopes_noncentred": Benchmark(varying_slopes, False),
+    "varying_slopes_centred": Benchmark(varying_slopes, True),
+    "varying_slopes_neck": Benchmark(varying_slopes, True, NECK),
+    "many_slopes_noncentred": Benchmark(
+        varying_slopes, False, groups=MANY_GROUPS, n=MANY_OBSERVATIONS
+    ),
 }
-"""Name of the benchmark: (function, centred, seed of the data)."""
+"""The benchmarks by name."""
 
 
 def build(name: str) -> pm.Model:
     """Return the model of a benchmark."""
-    function, centred, seed = MODELS[name]
-    return function(simulate(seed), centred=centred)
-
-
-def _reference_path(function: Callable[..., pm.Model], data_seed: int) -> Path:
-    return REFERENCE / f"{function.__name__}-{data_seed}.npz"
+    return MODELS[name].build(centred=MODELS[name].centred)
 
 
 def load_reference(name: str) -> Summary:
@@ -129,21 +160,14 @@ def load_reference(name: str) -> Summary:
     RuntimeError
         If the reference was made from other data than `simulate` now returns.
     """
-    function, _, seed = MODELS[name]
-    path = _reference_path(function, seed)
-    with np.load(path) as file:
-        if not np.allclose(file["y"], simulate(seed).y):
-            raise RuntimeError(
-                f"{path.name} belongs to other simulated data; "
-                "make it again with `python benchmarks/hierarchical.py`"
-            )
-    return Summary.load(path).select([rv.name for rv in build(name).free_RVs])
+    benchmark = MODELS[name]
+    check_data(benchmark.path, y=benchmark.data().y)
+    return Summary.load(benchmark.path).select([rv.name for rv in build(name).free_RVs])
 
 
 def load_log_evidence(name: str) -> float:
     """Return the exact log evidence of a benchmark."""
-    function, _, seed = MODELS[name]
-    with np.load(_reference_path(function, seed)) as file:
+    with np.load(MODELS[name].path) as file:
         return float(file["log_evidence"])
 
 
@@ -155,15 +179,15 @@ def exact_log_evidence(
     Given the sds, the response is Gaussian: y ~ N(0, sigma^2 I + W S^2 W'), W the design of all
     effects, S their prior sds. `bounds` of sd_a, (sd_b,) sigma enclose the posterior mass.
     """
-    groups = np.eye(GROUPS)[data.group]
-    common = [np.ones(OBSERVATIONS), data.u[data.group], data.x]
+    groups = np.eye(data.groups)[data.group]
+    common = [np.ones(len(data.y)), data.u[data.group], data.x]
     blocks = [groups, groups * data.x[:, None]] if slopes else [groups]
     design = np.column_stack([*blocks, *common])
     gram, moment, square = design.T @ design, design.T @ data.y, data.y @ data.y
 
     def log_joint(*sds: float) -> float:
         sigma = sds[-1]
-        scale = np.concatenate([*(np.full(GROUPS, sd) for sd in sds[:-1]), np.full(3, 2.0)])
+        scale = np.concatenate([*(np.full(data.groups, sd) for sd in sds[:-1]), np.full(3, 2.0)])
         chol = np.linalg.cholesky(np.eye(len(scale)) + scale[:, None] * gram * scale / sigma**2)
         projected = np.linalg.solve(chol, scale * moment) / sigma**2
         log_det = OBSERVATIONS * np.log(2 * np.pi * sigma**2) + 2 * np.log(np.diag(chol)).sum()
@@ -179,59 +203,37 @@ def exact_log_evidence(
     )
 
 
-def make_reference(
-    function: Callable[..., pm.Model], data_seed: int, draws: int, seed: int
-) -> None:
+def make_reference(benchmark: Benchmark, draws: int, seed: int) -> None:
     """Sample the non-centred model with nutpie, check convergence, write the summary."""
-    import arviz as az
-    import nutpie
-
-    data = simulate(data_seed)
-    compiled = nutpie.compile_pymc_model(function(data, centred=False))
-    idata = nutpie.sample(
-        compiled, draws=draws, tune=1500, chains=4, cores=1, seed=seed, target_accept=0.9
-    )
-    posterior = idata["posterior"]
-    r_hat = float(az.rhat(posterior).to_array().max())
-    ess = float(az.ess(posterior).to_array().min())
-    diverging = int(idata["sample_stats"]["diverging"].sum())
-    print(f"{function.__name__}, {data_seed=}: {r_hat=:.4f}, {ess=:.0f} (worst), {diverging=}")
-    if r_hat > 1.01:
-        raise RuntimeError(f"r_hat {r_hat:.3f} > 1.01: take more draws")
-
-    pooled = {
-        name: values.values.reshape(-1, *values.shape[2:])
-        for name, values in posterior.data_vars.items()
-    }
-    summary = Summary.from_draws(pooled)
+    data, model = benchmark.data(), benchmark.build(centred=False)
+    summary, quality = long_run(model, benchmark.path.stem, seed, draws=draws, target_accept=0.9)
     bounds = [
         (
             max(0.0, summary.mean[name] - 8 * summary.sd[name]),
             summary.mean[name] + 9 * summary.sd[name],
         )
         for name in ("sd_a", "sd_b", "sigma")
-        if name in pooled
+        if name in summary.mean
     ]
-    log_evidence = exact_log_evidence(data, slopes="sd_b" in pooled, bounds=bounds)
+    log_evidence = exact_log_evidence(data, slopes="sd_b" in summary.mean, bounds=bounds)
     print(f"{log_evidence=:.4f}")
-    REFERENCE.mkdir(exist_ok=True)
-    summary.save(
-        _reference_path(function, data_seed),
-        y=data.y,
-        r_hat=np.array(r_hat),
-        ess=np.array(ess),
-        log_evidence=np.array(log_evidence),
-    )
+    summary.save(benchmark.path, y=data.y, log_evidence=np.array(log_evidence), **quality)
 
 
 def main() -> None:
     """Make the reference summaries."""
     parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="parts of names")
     parser.add_argument("--draws", type=int, default=10_000, help="per chain, 4 chains")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
-    for function, data_seed in dict.fromkeys((f, seed) for f, _, seed in MODELS.values()):
-        make_reference(function, data_seed, arguments.draws, arguments.seed)
+    wanted = [
+        benchmark
+        for name, benchmark in MODELS.items()
+        if arguments.only is None or any(part in name for part in arguments.only)
+    ]
+    for benchmark in {benchmark.path: benchmark for benchmark in wanted}.values():
+        make_reference(benchmark, arguments.draws, arguments.seed)
 
 
 if __name__ == "__main__":

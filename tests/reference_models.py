@@ -34,7 +34,7 @@ def eight_schools(data: Data) -> pm.Model:
     return model
 
 
-def _flat_regression(y: np.ndarray, design: np.ndarray, *, cauchy: float | None) -> pm.Model:
+def flat_regression(y: np.ndarray, design: np.ndarray, *, cauchy: float | None) -> pm.Model:
     with pm.Model() as model:
         beta = pm.Flat("beta", shape=design.shape[1])
         sigma = pm.HalfFlat("sigma") if cauchy is None else pm.HalfCauchy("sigma", cauchy)
@@ -47,18 +47,18 @@ def nes2000(data: Data) -> pm.Model:
     columns += [data["age_discrete"] == level for level in (2, 3, 4)]
     columns += [data["educ1"], data["gender"], data["income"]]
     design = np.column_stack([np.ones(len(columns[0])), *columns])
-    return _flat_regression(data["partyid7"], design, cauchy=None)
+    return flat_regression(data["partyid7"], design, cauchy=None)
 
 
 def kidscore_momiq(data: Data) -> pm.Model:
     design = np.column_stack([np.ones(len(data["mom_iq"])), data["mom_iq"]])
-    return _flat_regression(data["kid_score"], design, cauchy=2.5)
+    return flat_regression(data["kid_score"], design, cauchy=2.5)
 
 
 def mesquite(data: Data) -> pm.Model:
     names = ["diam1", "diam2", "canopy_height", "total_height", "density", "group"]
     design = np.column_stack([np.ones(len(data["weight"])), *(data[name] for name in names)])
-    return _flat_regression(data["weight"], design, cauchy=None)
+    return flat_regression(data["weight"], design, cauchy=None)
 
 
 def gaussian_mixture(data: Data) -> pm.Model:
@@ -130,9 +130,18 @@ POSTERIORS: dict[str, Callable[[Data], pm.Model]] = {
 
 def load(name: str) -> tuple[pm.Model, Summary]:
     """Return the model of a carried posterior and the summary of its reference draws."""
+    return POSTERIORS[name](load_data(name)), load_summary(name)
+
+
+def load_data(name: str) -> Data:
+    """Return the data of a carried posterior."""
     with gzip.open(HERE / "data" / f"{name}.json.gz", "rt") as file:
-        data = {key: np.asarray(value, "float64") for key, value in json.load(file).items()}
-    return POSTERIORS[name](data), Summary.load(HERE / "summaries" / f"{name}.npz")
+        return {key: np.asarray(value, "float64") for key, value in json.load(file).items()}
+
+
+def load_summary(name: str) -> Summary:
+    """Return the summary of the reference draws of a carried posterior."""
+    return Summary.load(HERE / "summaries" / f"{name}.npz")
 
 
 @dataclass(frozen=True)

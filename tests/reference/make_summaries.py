@@ -2,7 +2,8 @@
 
 ``python tests/reference/make_summaries.py ../shared/posteriordb`` expects ``data/NAME.json.gz``
 and ``reference/NAME.npz`` (10,000 draws each) there, and writes ``data/NAME.json.gz`` and
-``summaries/NAME.npz`` here for every posterior of ``tests/reference_models.py``.
+``summaries/NAME.npz`` here for every posterior of ``tests/reference_models.py`` and
+``benchmarks/posteriordb_models.py``.
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from pathlib import Path
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-sys.path.insert(0, str(HERE.parent))
+sys.path[:0] = [str(HERE.parent), str(HERE.parents[1] / "benchmarks")]
 
-from reference_models import POSTERIORS  # noqa: E402
+from posteriordb_models import ALL  # noqa: E402
 from summaries import Summary  # noqa: E402
 
 
 def main(folder: Path) -> None:
-    for name in POSTERIORS:
+    for name in ALL:
         with gzip.open(folder / "data" / f"{name}.json.gz", "rt") as file:
             data = json.load(file)
         # mtime 0: the same data give the same bytes
