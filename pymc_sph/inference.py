@@ -23,7 +23,9 @@ from pymc_sph.approximation import FluidApproximation
 from pymc_sph.checks import Callback, SettingsError, check_callbacks, check_integer, shown
 from pymc_sph.ensemble import Ensemble
 from pymc_sph.graph import check_free_variables
+from pymc_sph.history import History
 from pymc_sph.progress import progress
+from pymc_sph.result import StepInfo
 from pymc_sph.schemes import settings_of
 from pymc_sph.seeds import integer_seed
 from pymc_sph.target import Target, compile_target
@@ -113,6 +115,7 @@ class SPH(Inference):
         self._target: Target | None = None
         self._approx: FluidApproximation | None = None
         self._seconds = 0.0
+        self._steps: list[StepInfo] = []
         self._failed_before = 0
 
     @property
@@ -193,6 +196,7 @@ class SPH(Inference):
             )
             self._seconds = time.perf_counter() - began
             self.hist = np.empty(0)
+            self._steps = []
             self.approx.groups[0].include_transformed = include_transformed
             self._run(score, callbacks, progressbar, progressbar_theme)
         return self.approx
@@ -316,6 +320,7 @@ class SPH(Inference):
         with progress(self._ensemble.n - first, progressbar, theme) as show:
             while not self._ensemble.done:
                 self._ensemble, info = self._ensemble.step(self._target)
+                self._steps.append(info)
                 if losses is not None:
                     losses.append(-info.elbo)
                 show(info, info.step - first)
@@ -383,6 +388,7 @@ class SPH(Inference):
         self.approx.draws_from = getattr(self.settings, "draws_from", "density")
         if status != "running":
             self.approx.hist = self.hist
+            self.approx.history = History.of(self._steps)
             self.approx.attrs = idata.fit_attrs(
                 result, status, self.settings, self._seconds, self._target.compile_time
             )

@@ -88,7 +88,9 @@ class Transform:
         return max(1, BLOCK_ELEMENTS // row)
 
 
-def compile_transform(model: Model, include_transformed: bool = False) -> Transform:
+def compile_transform(
+    model: Model, include_transformed: bool = False, names: Sequence[str] | None = None
+) -> Transform:
     """Build the map from unconstrained points to free variables and deterministics.
 
     Parameters
@@ -96,15 +98,17 @@ def compile_transform(model: Model, include_transformed: bool = False) -> Transf
     model : pymc.Model
     include_transformed : bool
         Also return the unconstrained values (``tau_log__``).
+    names : sequence of str, optional
+        Return these variables alone.
 
     Returns
     -------
     Transform
     """
     point = make_initial_point_fn(model=model)(0)
-    names = [
-        var.name for var in get_default_varnames(model.unobserved_value_vars, include_transformed)
-    ]
+    if names is None:
+        variables = get_default_varnames(model.unobserved_value_vars, include_transformed)
+        names = [var.name for var in variables]
     by_name = {var.name: var for var in model.unobserved_value_vars}
     outputs = [_as_tensor(by_name[name]) for name in names]
     outputs, x = join_value_vars(model, point, outputs)
