@@ -19,6 +19,7 @@ from pymc_sph.checks import check_integer
 from pymc_sph.graph import coordinate_labels
 from pymc_sph.group import FluidGroup
 from pymc_sph.history import History, to_dataset
+from pymc_sph.links import see
 from pymc_sph.seeds import random_generator
 from pymc_sph.transform import compile_transform
 
@@ -267,6 +268,42 @@ class FluidApproximation(Empirical):
             **idata_kwargs,
         )  # fmt: skip
 
+    def initvals(
+        self, chains: int = 4, *, model: Any = None, random_seed: Any = None
+    ) -> list[dict[str, NDArray]]:
+        """Draw a starting point for each chain of a sampler, independent draws from q.
+
+        Parameters
+        ----------
+        chains : int
+            Number of chains.
+        model, random_seed
+            As in `sample`.
+
+        Returns
+        -------
+        list of dict
+            Per chain, free variable name to value (constrained), as ``pm.sample(initvals=...)``
+            takes it. PyMC adds a jitter of up to 1 in unconstrained space unless its ``init``
+            is one without, such as "adapt_diag".
+
+        Raises
+        ------
+        RuntimeError
+            If nothing has been fitted yet.
+
+        Examples
+        --------
+        >>> pm.sample(initvals=approx.initvals(4), init="adapt_diag")  # doctest: +SKIP
+        """
+        mixture = self._fitted()
+        chains = check_integer("chains", chains, 1)
+        model = self._model(model)
+        sample = resampling.draw_pooled(mixture, self._logp, chains, random_generator(random_seed))
+        transform = compile_transform(model, names=[rv.name for rv in model.free_RVs])
+        values = transform(sample.theta)
+        return [{name: x[i] for name, x in values.items()} for i in range(chains)]
+
     @property
     def state(self) -> VIState:
         """Mean and standard deviation of the model's variables under q.
@@ -305,7 +342,8 @@ class FluidApproximation(Empirical):
         if not np.isfinite(logp).any():
             warnings.warn(
                 "log p is not finite at any draw, so `lp` and `log_weight` mean nothing. If "
-                "pm.set_data has changed the data since the fit, fit again.",
+                "pm.set_data has changed the data since the fit, fit again."
+                + see("the-data-have-changed-since-the-fit"),
                 stacklevel=3,
             )
         return logp

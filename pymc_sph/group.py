@@ -23,8 +23,6 @@ else:
     from pytensor.tensor.linalg import SLogDet
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from pymc_sph.mixture import FluidMixture
 
 

@@ -24,6 +24,7 @@ from pymc_sph.checks import Callback, SettingsError, check_callbacks, check_inte
 from pymc_sph.ensemble import Ensemble
 from pymc_sph.graph import check_free_variables
 from pymc_sph.history import History
+from pymc_sph.links import see
 from pymc_sph.progress import progress
 from pymc_sph.result import StepInfo
 from pymc_sph.schemes import settings_of
@@ -290,10 +291,11 @@ class SPH(Inference):
             status = self._ensemble.status
         except StopIteration as stop:
             status = "stopped"
-            logger.info("A callback stopped the fit: %s", stop)
+            logger.info("A callback stopped the fit: %s.%s", stop, see("stopped-before-its-end"))
         except KeyboardInterrupt:
             status = "interrupted"
-            logger.info("Interrupted at step %d; the fit so far is kept", self._ensemble.n_steps)
+            message = "Interrupted at step %d; the fit so far is kept.%s"
+            logger.info(message, self._ensemble.n_steps, see("stopped-before-its-end"))
         except BaseException as err:
             status, error = "failed", err
         self._seconds += time.perf_counter() - began
@@ -371,7 +373,8 @@ class SPH(Inference):
                 self._conclude("failed")
                 checked = True
             except Exception as second:
-                logger.info("The fit that failed could not be checked: %r", second)
+                message = "The fit that failed could not be checked: %r.%s"
+                logger.info(message, second, see("stopped-before-its-end"))
         if not checked:
             self._hand_over(None, "failed")
         error.add_note(

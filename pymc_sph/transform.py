@@ -20,6 +20,7 @@ from pytensor.graph.basic import Variable
 from pytensor.graph.replace import vectorize_graph
 
 from pymc_sph.graph import join_value_vars, lower_dims, ravel_point
+from pymc_sph.links import see
 
 logger = logging.getLogger(__name__)
 
@@ -118,7 +119,8 @@ def compile_transform(
         function = _batched(outputs, x)
         example = function(theta)
     except Exception as err:  # some Scans cannot be batched
-        logger.info("The transform cannot be batched (%s); looping over the draws.", err)
+        message = "The transform cannot be batched (%s); looping over the draws.%s"
+        logger.info(message, err, see("a-slower-engine"))
         function = _row_by_row(outputs, x)
         example = function(theta)
     return Transform(

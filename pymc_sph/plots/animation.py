@@ -88,7 +88,7 @@ def animate_fluid(
 
 
 def _frames(steps: Sequence[int], n: int) -> list[int]:
-    """Indices of the recorded steps to show: dense at first, where the fluid moves most."""
+    """Choose the recorded steps to show, by index: dense at first, where the fluid moves most."""
     share = np.linspace(0, 1, min(n, len(steps))) ** 2
     index = np.unique(np.round(share * (len(steps) - 1)).astype(int))
     # where the squares fall on one step, take the next

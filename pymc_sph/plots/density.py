@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scipy.signal import fftconvolve
-
-from pymc_sph.fluid.state import Fluid
-from pymc_sph.mixture import FluidMixture
+from pymc_sph.fluid.state import Fluid, to_unconstrained
+from pymc_sph.mixture import FluidMixture, apportion, displaced
 from pymc_sph.plots.projection import Projection, jacobians
 from pymc_sph.plots.source import Source
 
 DRAWS = 50_000
 """Draws behind the density of quantities that depend on several coordinates each."""
+NARROW = 0.5
+"""Width of the kernels on these draws, in widths of the fluid's."""
 CORNERS = 64
 """Points of an outline."""
 SHARES = (0.95, 0.8, 0.5)
@@ -116,32 +116,68 @@ def _stretched(
 def _smoothed(
     mixture: FluidMixture, projection: Projection, grid: int
 ) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Kernel density estimate (ny, nx) and its axes; over coordinates where quantities have one."""
-    theta = mixture.sample(DRAWS, np.random.default_rng(0)).theta
-    draws = projection(theta)
-    for i, own in enumerate(projection.own):
-        if own is not None:  # so that nothing is smoothed across a bound
-            draws[:, i] = theta[:, own]
+    """Density (nx,) or (ny, nx) from draws, and its axes: coordinates where quantities have one.
+
+    Each kernel is the sum of narrower ones about draws of its own: of `NARROW` times its width,
+    about draws that make up for it. For linear quantities that adds nothing to the width.
+    """
+    working = projection.working
+    draws, kernel, covariances = _draws_of_kernels(mixture, working)
     low, high = np.quantile(draws, [0.001, 0.999], axis=0)
     margin = 0.1 * (high - low)
-    limits = np.stack([low - margin, high + margin], axis=1)
-    inside = np.all((draws > limits[:, 0]) & (draws < limits[:, 1]), axis=1)
-    counts, x, y = np.histogram2d(*draws[inside].T, bins=grid, range=limits.tolist())
-    dx, dy = np.diff(x[:2])[0], np.diff(y[:2])[0]
-    cov = np.cov(draws[inside].T) * inside.sum() ** (-1 / 3)
-    # a kernel on the same grid; half a cell on the diagonal keeps collinear quantities regular
-    cov = cov + 0.5 * np.diag([dx**2, dy**2])
-    reach = np.arange(-(grid // 2), grid // 2 + 1)
-    offset = np.stack(np.meshgrid(reach * dx, reach * dy, indexing="ij"), axis=-1)
-    kernel = np.exp(-0.5 * np.einsum("xyi,ij,xyj->xy", offset, np.linalg.inv(cov), offset))
-    counts = counts / (len(draws) * dx * dy)
-    smooth = np.maximum(fftconvolve(counts, kernel / kernel.sum(), mode="same"), 0.0).T
-    axes = [(x[:-1] + x[1:]) / 2, (y[:-1] + y[1:]) / 2]
-    kept = [
-        np.ones(grid, dtype=bool) if own is None else _between(smooth.sum(axis=i), TAIL)
-        for i, own in enumerate(projection.own)
-    ]
-    return smooth[np.ix_(kept[1], kept[0])], [t[keep] for t, keep in zip(axes, kept, strict=True)]
+    edges = np.linspace(low - margin, high + margin, grid + 1, axis=1)
+    width = np.diff(edges[:, :2], axis=1)[:, 0]
+    # in wave numbers a Gaussian is known exactly; twice the grid, so that nothing comes around
+    size = (2 * grid,) * len(width)
+    waves = [2 * np.pi * np.fft.fftfreq(2 * grid, h) for h in width[:-1]]
+    waves.append(2 * np.pi * np.fft.rfftfreq(2 * grid, width[-1]))
+    k = np.stack(np.meshgrid(*waves, indexing="ij"), axis=-1)
+    which = tuple(range(len(width)))
+    total = np.zeros(k.shape[:-1], dtype=complex)
+    for i in np.unique(kernel):
+        counts = np.histogramdd(draws[kernel == i], bins=list(edges))[0]
+        square = np.einsum("...i,ij,...j->...", k, covariances[i], k)
+        total += np.fft.rfftn(counts, size, which) * np.exp(-0.5 * NARROW**2 * square)
+    smooth = np.fft.irfftn(total, size, which)[(slice(grid),) * len(width)]
+    smooth = np.maximum(smooth, 0.0) / (len(draws) * np.prod(width))
+    axes = []
+    for i, own in enumerate(projection.own):
+        kept = np.ones(grid, dtype=bool)
+        if own is not None:
+            others = tuple(range(i)) + tuple(range(i + 1, len(width)))
+            kept = _between(smooth.sum(axis=others), TAIL)
+        axes.append(((edges[i][:-1] + edges[i][1:]) / 2)[kept])
+        smooth = np.moveaxis(np.moveaxis(smooth, i, 0)[kept], 0, i)
+    return smooth.T, axes
+
+
+def _draws_of_kernels(
+    mixture: FluidMixture, projection: Projection
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Quantities (n, k) at draws closer to the particles than q's, kernels (n,), their covariances.
+
+    The covariances (m, k, k) are those of the quantities made linear at the particles.
+    """
+    rng = np.random.default_rng(0)
+    counts = apportion(np.exp(mixture.log_weights), DRAWS)
+    sd = np.sqrt(np.diag(mixture.cov()))
+    draws, kernels = [], []
+    covariances: list[np.ndarray] = []
+    for n, fluid in zip(counts, mixture.fluids, strict=True):
+        own = np.repeat(np.arange(fluid.n_particles), apportion(np.exp(fluid.log_m), int(n)))
+        e = rng.standard_normal((len(own), fluid.dim)) * np.sqrt(1 - NARROW**2)
+        theta = to_unconstrained(fluid, fluid.z[own] + displaced(fluid, own, e))
+        draws.append(projection(theta))
+        kernels.append(own + sum(len(c) for c in covariances))
+        factor = _linear_factors(fluid, projection, sd)
+        covariances.append(factor @ factor.transpose(0, 2, 1))
+    return np.concatenate(draws), np.concatenate(kernels), np.concatenate(covariances)
+
+
+def _linear_factors(fluid: Fluid, projection: Projection, sd: np.ndarray) -> np.ndarray:
+    """Factors (N, k, d) of the covariances of quantities, made linear at the particles."""
+    slopes = jacobians(projection, to_unconstrained(fluid, fluid.z), sd)
+    return slopes @ factors(fluid, fluid.L[projection.needs])
 
 
 def curve_of(source: Source, projection: Projection, grid: int) -> tuple[np.ndarray, np.ndarray]:
@@ -152,14 +188,8 @@ def curve_of(source: Source, projection: Projection, grid: int) -> tuple[np.ndar
     """
     mixture = source.mixture
     if projection.separate is None:
-        draws = projection(mixture.sample(DRAWS, np.random.default_rng(0)).theta)[:, 0]
-        low, high = np.quantile(draws, [0.002, 0.998])
-        counts, edges = np.histogram(draws, bins=grid, range=(low, high), density=True)
-        width = np.std(draws[(draws > low) & (draws < high)]) * DRAWS ** (-0.2)
-        reach = np.arange(-(grid // 2), grid // 2 + 1) * np.diff(edges[:2])[0]
-        kernel = np.exp(-0.5 * (reach / width) ** 2)
-        smooth = np.convolve(np.pad(counts, grid // 2, mode="edge"), kernel / kernel.sum(), "valid")
-        return (edges[:-1] + edges[1:]) / 2, smooth[None]
+        smooth, [x] = _smoothed(mixture, projection, grid)
+        return x, smooth[None]
     means, covariances, masses = marginal(mixture, projection.separate)
     sd = np.sqrt(covariances[:, 0, 0])
     spread = 4 * float(np.sqrt(total_covariance(means, covariances, masses)[0, 0]))
@@ -224,7 +254,7 @@ def marginal_density(
 
 
 def outlines(mixture: FluidMixture, projection: Projection) -> tuple[np.ndarray, np.ndarray]:
-    """Closed curves (n, CORNERS, 2) of one standard deviation of each kernel, and centres (n, 2).
+    """Return curves (n, CORNERS, 2) of one standard deviation of each kernel, and centres (n, 2).
 
     The curve is the image of the circle, in the plane of the kernel's standard coordinates that
     moves the two quantities most. For two coordinates of the unconstrained space it is the ellipse
@@ -235,9 +265,8 @@ def outlines(mixture: FluidMixture, projection: Projection) -> tuple[np.ndarray,
     sd = np.sqrt(np.diag(mixture.cov()))
     curves, centres = [], []
     for fluid in mixture.fluids:
-        theta = fluid.mu + fluid.z @ fluid.L.T
-        slopes = jacobians(projection, theta, sd)
-        factor = slopes @ factors(fluid, fluid.L[projection.needs])
+        theta = to_unconstrained(fluid, fluid.z)
+        factor = _linear_factors(fluid, projection, sd)
         plane = np.linalg.svd(factor, full_matrices=False)[2]  # (N, 2, d) orthonormal rows
         e = circle @ plane  # (N, CORNERS, d)
         moved = e @ fluid.A.transpose(0, 2, 1) if fluid.full else e * fluid.A[:, None]

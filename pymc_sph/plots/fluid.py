@@ -57,7 +57,8 @@ def plot_fluid(
     Notes
     -----
     The density is exact where each quantity depends on one coordinate, as coordinates and most
-    constrained variables do; elsewhere it is a kernel density estimate from 50,000 draws of q.
+    constrained variables do; elsewhere it is estimated from 50,000 draws, smoothed by half of the
+    width of the kernel that each came from.
     An outline is the image of an ellipse. It need not enclose the same share of a kernel everywhere
     once the quantities are not linear in the coordinates.
     """
@@ -100,9 +101,7 @@ def draw_contours(ax: Any, field: density.Field, labels: bool = True) -> Any:
     if len(np.unique(levels)) < len(levels):  # a grid too coarse for the density
         levels = np.unique(levels)
     heights = np.unique([*levels, field.density.max()])
-    ax.contourf(
-        field.x, field.y, field.density, levels=heights, cmap="Greys", alpha=0.25, zorder=0
-    )
+    ax.contourf(field.x, field.y, field.density, levels=heights, cmap="Greys", alpha=0.25, zorder=0)
     lines = ax.contour(
         field.x, field.y, field.density, levels=levels, colors="0.2", linewidths=0.9, zorder=2
     )
@@ -135,7 +134,7 @@ def draw_kernels(ax: Any, source: Source, projection: Projection) -> Any:
     edges[:, 3] = 0.15 + 0.75 * strength
     ax.add_collection(
         PolyCollection(
-            curves[order],
+            list(curves[order]),
             facecolors="none",
             edgecolors=edges,
             linewidths=0.5 + 1.1 * strength,

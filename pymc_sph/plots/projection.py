@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 
 from collections.abc import Callable, Sequence
@@ -45,6 +46,22 @@ class Projection:
         """The coordinates, if each quantity has one of its own; None otherwise."""
         single = tuple(i for i in self.own if i is not None)
         return single if len(set(single)) == len(self.own) else None
+
+    @property
+    def working(self) -> Projection:
+        """The same with coordinates in place of quantities that depend on one alone.
+
+        What is smoothed there is not smoothed across a bound.
+        """
+
+        def function(theta: np.ndarray) -> np.ndarray:
+            out = np.array(self(theta))
+            for i, own in enumerate(self.own):
+                if own is not None:
+                    out[:, i] = theta[:, own]
+            return out
+
+        return dataclasses.replace(self, function=function)
 
     def __call__(self, theta: np.ndarray) -> np.ndarray:
         """Quantities (n, k) at points (n, d) of the unconstrained space."""

@@ -9,7 +9,7 @@ import numpy as np
 import xarray as xr
 
 from pymc_sph.graph import coordinate_labels
-from pymc_sph.history import History, history_of, mixture_of, pack
+from pymc_sph.history import History, history_of, mixture_of
 from pymc_sph.idata import group
 from pymc_sph.mixture import FluidMixture
 
@@ -38,7 +38,10 @@ class Source:
     @property
     def masses(self) -> np.ndarray:
         """Masses (n,) of the particles of all fluids; they sum to 1."""
-        return pack(self.mixture)["weights"]
+        shares = self.mixture.log_weights
+        return np.concatenate(
+            [np.exp(f.log_m + share) for f, share in zip(self.mixture.fluids, shares, strict=True)]
+        )
 
 
 def source_of(data: Any) -> Source:
