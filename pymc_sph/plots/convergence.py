@@ -61,7 +61,7 @@ def plot_convergence(data: Any, axes: Any = None) -> Any:
     elbo.set_ylabel("ELBO, nats")
     elbo.legend(loc="lower right", fontsize=8, frameon=False, ncols=2)
     ess.plot(steps, history.ess, color="0.15", linewidth=1.3)
-    ess.set(ylabel="importance ESS", ylim=(0, 1.05))
+    ess.set(ylabel="ESS", ylim=(0, 1.05))
     temperature.step(steps, history.temperature, where="mid", color="C3", linewidth=1.3)
     temperature.set(ylabel="temperature", xlabel="step")
     temperature.set_ylim(bottom=0)
