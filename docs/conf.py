@@ -1,11 +1,11 @@
 """Sphinx settings; build with ``sphinx-build -W --keep-going -b html docs docs/_build``."""
 
-from importlib.metadata import version as installed
+from pymc_sph import __version__
 
 project = "pymc-sph"
 author = "the pymc-sph developers"
 copyright = "the pymc-sph developers"
-release = version = installed("pymc-sph")
+release = version = __version__
 
 extensions = ["myst_parser", "numpydoc", "sphinx.ext.autodoc", "sphinx.ext.mathjax"]
 exclude_patterns = ["_build", "paper/*.md"]  # included in paper.md, or its raw tables

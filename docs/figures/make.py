@@ -82,8 +82,8 @@ def _shrink(file: Path) -> None:
 
 
 def one_fluid() -> tuple[Fluid, Fluid]:
-    """Return one fluid of eight particles on the two humps, placed off them, and at rest."""
-    settings = pymc_sph.Settings(particles=8, probes=64, temperature=1.0, formulation="force")
+    """Return one fluid of sixteen particles on the two humps, placed off them, and at rest."""
+    settings = pymc_sph.Settings(particles=16, probes=64, temperature=1.0, formulation="force")
     start = Gaussian(np.array([0.3]), np.array([[2.0]]), elbo=0.0)
     run: Any = placing(settings, two_humps, ())(start, 0, 1, 2000)
     assert isinstance(run, Simulation)
