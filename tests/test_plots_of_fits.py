@@ -30,7 +30,10 @@ def approx(recorder):
     with pm.Model():
         s = pm.LogNormal("s", 0, 0.7)
         pm.Normal("x", BEND * pm.math.log(s) ** 2, 1)
-        return pm.fit(method="sph", random_seed=1, progressbar=False, callbacks=[recorder])
+        return pm.fit(
+            method="sph", random_seed=1, progressbar=False, callbacks=[recorder],
+            inf_kwargs={"temperature": 4.0},
+        )  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +56,9 @@ def test_history_is_that_of_the_steps(approx, data):
     assert fluid.attrs["log_evidence"] == approx.log_evidence
 
 
+@pytest.mark.filterwarnings("ignore::pymc_sph.UnreliableFitWarning")
 def test_history_goes_on_when_a_fit_is_refined(approx):
-    method = pymc_sph.SPH(approx.model, 2)
+    method = pymc_sph.SPH(approx.model, 2, temperature=4.0)
     method.fit(3, progressbar=False)
     assert len(method.refine(2, progressbar=False).history.elbo) == 5
     assert len(method.fit(1, progressbar=False).history.elbo) == 1
@@ -96,6 +100,7 @@ def test_draws_alone_give_the_same_picture(approx, data):
         plots.plot_convergence(foreign)
 
 
+@pytest.mark.filterwarnings("ignore::pymc_sph.UnreliableFitWarning")
 def test_recorder_keeps_every_state(approx, recorder):
     n = approx.result.n_steps
     assert recorder.steps == list(range(1, n + 1)) and recorder.approx is approx
@@ -103,7 +108,7 @@ def test_recorder_keeps_every_state(approx, recorder):
         recorder.mixtures[-1].fluids[0].z.shape, approx.mixture.fluids[0].z.shape
     )
     sparse = plots.Recorder(every=5)
-    method = pymc_sph.SPH(approx.model, 2)
+    method = pymc_sph.SPH(approx.model, 2, temperature=4.0)
     method.fit(12, callbacks=[sparse], progressbar=False)
     assert sparse.steps == [1, 5, 10]
     method.fit(3, callbacks=[sparse], progressbar=False)
