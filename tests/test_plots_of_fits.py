@@ -6,13 +6,14 @@ import arviz as az
 import numpy as np
 import pymc as pm
 import pytest
+import xarray as xr
 
 from pymc.initial_point import make_initial_point_fns_per_chain
 
 import pymc_sph
 
 from pymc_sph import plots
-from pymc_sph.idata import group
+from pymc_sph.idata import PYMC_5, group
 
 figure = pytest.importorskip("matplotlib.figure")
 
@@ -93,9 +94,7 @@ def test_draws_alone_give_the_same_picture(approx, data):
         plots.plot_fluid(data, ("s", "x"))
     assert len(plots.plot_convergence(plain)) == 3
     posterior = {"a": np.zeros((1, 5))}
-    foreign = (
-        az.from_dict(posterior) if hasattr(az, "psislw") else az.from_dict({"posterior": posterior})
-    )
+    foreign = az.from_dict(posterior if PYMC_5 else {"posterior": posterior})
     with pytest.raises(ValueError, match="no group 'fluid'"):
         plots.plot_convergence(foreign)
 
@@ -188,3 +187,20 @@ def test_pymc_starts_where_they_say(approx):
             random_seed=1, progressbar=False, compute_convergence_checks=False,
         )  # fmt: skip
     assert idata["posterior"]["s"].shape == (2, 20)
+
+
+def test_a_file_holds_history_and_particles(data, tmp_path):
+    file = str(tmp_path / "fit.nc")
+    data.to_netcdf(file, engine="h5netcdf")
+    if PYMC_5:
+        back = az.from_netcdf(file, engine="h5netcdf")
+    else:
+        back = xr.open_datatree(file, engine="h5netcdf")
+    one, two = group(data, "fluid"), group(back, "fluid")
+    assert set(one) == set(two) and one.attrs == two.attrs
+    for name in one:
+        np.testing.assert_array_equal(two[name], one[name])
+    assert plots.plot_fluid(back, ax=figure.Figure().subplots()).get_xlabel() == "s_log__"
+    assert len(plots.plot_convergence(back, figure.Figure().subplots(3))) == 3
+    if not PYMC_5:
+        back.close()
