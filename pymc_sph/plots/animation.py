@@ -12,7 +12,7 @@ import numpy as np
 from pymc_sph.checks import check_integer
 from pymc_sph.plots import density
 from pymc_sph.plots.density import Field
-from pymc_sph.plots.fluid import colours, draw_contours, frame
+from pymc_sph.plots.fluid import colours, draw_contours, frame, opacity
 from pymc_sph.plots.projection import Projection, projection_of
 from pymc_sph.plots.recorder import Recorder
 from pymc_sph.plots.source import Source, source_of
@@ -120,7 +120,7 @@ class _Moving:
         strength = np.asarray(self.norm(masses[order]))
         colour = self.cmap(strength)
         edges = colour.copy()
-        edges[:, 3] = 0.15 + 0.75 * strength
+        edges[:, 3] = opacity(strength)
         self.kernels.set_verts(curves[order])
         self.kernels.set_edgecolors(edges)
         self.kernels.set_linewidths(0.5 + 1.1 * strength)

@@ -82,7 +82,7 @@ def field_of(source: Source, projection: Projection, grid: int) -> Field:
         order = np.argsort(projection.along(i, axes[i], theta))
         own = axes[i][order][inside]
         margin = 0.05 * np.ptp(own) + np.diff(axes[i][:2])[0]
-        likely = axes[i][_between(mass.sum(axis=i), TAIL)]
+        likely = axes[i][_likely(projection, i, axes[i], mass.sum(axis=i), theta)]
         low, high = max(own.min() - margin, likely[0]), min(own.max() + margin, likely[-1])
         axes[i] = np.linspace(low, high, grid)
     return _stretched(theta, projection, marginal_density(*parts, axes[0], axes[1]), axes)
@@ -92,10 +92,17 @@ Parts = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Means (n, k), covariances (n, k, k) and masses (n,) of all kernels."""
 
 
-def _between(mass: np.ndarray, tail: float) -> np.ndarray:
-    """Cells (n,) other than those of this share of the mass at either end."""
+def _likely(
+    projection: Projection, i: int, t: np.ndarray, mass: np.ndarray, theta: np.ndarray
+) -> np.ndarray:
+    """Cells (n,) along the own coordinate of quantity i without the ends of its tails.
+
+    All of them where the quantity is the coordinate itself.
+    """
+    if np.array_equal(projection.along(i, t, theta), t):
+        return np.ones(len(t), dtype=bool)
     below = np.cumsum(mass) / mass.sum()
-    return (below > tail) & (below < 1 - tail)
+    return (below > TAIL) & (below < 1 - TAIL)
 
 
 def _stretched(
@@ -140,13 +147,12 @@ def _smoothed(
         total += np.fft.rfftn(counts, size, which) * np.exp(-0.5 * NARROW**2 * square)
     smooth = np.fft.irfftn(total, size, which)[(slice(grid),) * len(width)]
     smooth = np.maximum(smooth, 0.0) / (len(draws) * np.prod(width))
-    axes = []
-    for i, own in enumerate(projection.own):
-        kept = np.ones(grid, dtype=bool)
-        if own is not None:
-            others = tuple(range(i)) + tuple(range(i + 1, len(width)))
-            kept = _between(smooth.sum(axis=others), TAIL)
-        axes.append(((edges[i][:-1] + edges[i][1:]) / 2)[kept])
+    axes, theta = [], mixture.mean()
+    for i in range(len(width)):
+        t = (edges[i][:-1] + edges[i][1:]) / 2
+        others = tuple(range(i)) + tuple(range(i + 1, len(width)))
+        kept = _likely(projection, i, t, smooth.sum(axis=others), theta)
+        axes.append(t[kept])
         smooth = np.moveaxis(np.moveaxis(smooth, i, 0)[kept], 0, i)
     return smooth.T, axes
 
@@ -204,7 +210,7 @@ def curve_of(source: Source, projection: Projection, grid: int) -> tuple[np.ndar
             break
         whole = own.sum(axis=0)
         held = whole / slope >= enclosing_levels(whole / slope, (0.995,), whole)[0]
-        held &= _between(whole, TAIL)
+        held &= _likely(projection, 0, t, whole, mixture.mean())
         margin = 0.04 * np.ptp(t[held])
         t = np.linspace(t[held].min() - margin, t[held].max() + margin, grid)
     order = np.argsort(x)

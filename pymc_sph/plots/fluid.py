@@ -131,7 +131,7 @@ def draw_kernels(ax: Any, source: Source, projection: Projection) -> Any:
     norm, cmap = colours(masses)
     strength = np.asarray(norm(masses[order]))
     edges = cmap(strength)
-    edges[:, 3] = 0.15 + 0.75 * strength
+    edges[:, 3] = opacity(strength)
     ax.add_collection(
         PolyCollection(
             list(curves[order]),
@@ -166,6 +166,11 @@ def colours(masses: np.ndarray) -> tuple[Any, Any]:
     return Normalize(0.0, float(masses.max())), cmap
 
 
+def opacity(strength: np.ndarray) -> np.ndarray:
+    """Opacity of kernels, from masses over the largest: many equal ones must not hide all else."""
+    return (0.15 + 0.75 * strength) / max(1.0, float(strength.sum()) / 50) ** 0.5
+
+
 def _draw_curves(ax: Any, source: Source, projection: Projection, grid: int) -> None:
     """Draw the density of one quantity, and the part of each kernel in it."""
     x, own = density.curve_of(source, projection, 4 * grid)
@@ -173,10 +178,11 @@ def _draw_curves(ax: Any, source: Source, projection: Projection, grid: int) -> 
     whole = own.sum(axis=0)
     if projection.separate is not None:
         enlarged = own * 0.45 * whole.max() / own.max()
-        for i in np.argsort(source.masses):
-            strength = float(norm(source.masses[i]))
-            colour, alpha = cmap(strength), 0.15 + 0.75 * strength
-            ax.plot(x, enlarged[i], color=colour, linewidth=0.5 + strength, alpha=alpha)
+        strength = np.asarray(norm(source.masses))
+        colour, alpha = cmap(strength), opacity(strength)
+        for i in np.argsort(strength):
+            width = 0.5 + strength[i]
+            ax.plot(x, enlarged[i], color=colour[i], linewidth=width, alpha=alpha[i])
     ax.plot(x, whole, color="0.2", linewidth=1.6)
     ax.fill_between(x, whole, color="0.2", alpha=0.08, linewidth=0)
     ax.set(xlabel=projection.labels[0], ylabel="density", xlim=(x[0], x[-1]))
