@@ -16,7 +16,10 @@ from pymc.variational.approximations import Empirical
 
 from pymc_sph import idata, resampling
 from pymc_sph.checks import check_integer
+from pymc_sph.graph import coordinate_labels
 from pymc_sph.group import FluidGroup
+from pymc_sph.history import History, to_dataset
+from pymc_sph.links import see
 from pymc_sph.seeds import random_generator
 from pymc_sph.transform import compile_transform
 
@@ -58,6 +61,8 @@ class FluidApproximation(Empirical):
         "interrupted", "failed" with an error; "running", and "not fitted" before all that.
     hist : ndarray (n_steps,)
         Minus the ELBO of every step, nats.
+    history : History
+        ELBO, ESS, temperature and the ELBO of each fluid at every step.
     simulations : tuple
         The fluids under way, at every step: of the collocated scheme, `Relaxation` objects whose
         ``particles`` hold positions, velocities, densities and smoothing lengths.
@@ -70,6 +75,7 @@ class FluidApproximation(Empirical):
         self.result: FitResult | None = None
         self.status = "not fitted"
         self.hist = np.empty(0)
+        self.history = History.of(())
         self.simulations: tuple[Any, ...] = ()
         self.draws_from = "density"
         self.attrs: dict[str, Any] = {}
@@ -162,7 +168,7 @@ class FluidApproximation(Empirical):
         return_inferencedata : bool
             InferenceData (ArviZ 0.x) or DataTree (ArviZ 1.x) if True, else a MultiTrace.
         include_transformed : bool
-            Add the group ``unconstrained_posterior``.
+            Add the group ``unconstrained_posterior``, and the particles to the group ``fluid``.
         **idata_kwargs
             ``coords``, ``dims``, ``log_likelihood`` and ``log_prior``, as in
             `pymc.to_inference_data`.
@@ -172,7 +178,8 @@ class FluidApproximation(Empirical):
         InferenceData, DataTree or MultiTrace
             ``sample_stats`` holds per draw: ``lp`` (log joint density in unconstrained space),
             ``log_q``, ``log_weight`` (their difference, neither smoothed nor normalised),
-            ``fluid`` and ``particle`` (where in the mixture it came from).
+            ``fluid`` and ``particle`` (where in the mixture it came from). ``fluid`` holds the
+            history of the fit: ``elbo``, ``ess``, ``temperature`` and ``fluid_elbo`` by step.
 
         Raises
         ------
@@ -261,6 +268,42 @@ class FluidApproximation(Empirical):
             **idata_kwargs,
         )  # fmt: skip
 
+    def initvals(
+        self, chains: int = 4, *, model: Any = None, random_seed: Any = None
+    ) -> list[dict[str, NDArray]]:
+        """Draw a starting point for each chain of a sampler, independent draws from q.
+
+        Parameters
+        ----------
+        chains : int
+            Number of chains.
+        model, random_seed
+            As in `sample`.
+
+        Returns
+        -------
+        list of dict
+            Per chain, free variable name to value (constrained), as ``pm.sample(initvals=...)``
+            takes it. PyMC adds a jitter of up to 1 in unconstrained space unless its ``init``
+            is one without, such as "adapt_diag".
+
+        Raises
+        ------
+        RuntimeError
+            If nothing has been fitted yet.
+
+        Examples
+        --------
+        >>> pm.sample(initvals=approx.initvals(4), init="adapt_diag")  # doctest: +SKIP
+        """
+        mixture = self._fitted()
+        chains = check_integer("chains", chains, 1)
+        model = self._model(model)
+        sample = resampling.draw_pooled(mixture, self._logp, chains, random_generator(random_seed))
+        transform = compile_transform(model, names=[rv.name for rv in model.free_RVs])
+        values = transform(sample.theta)
+        return [{name: x[i] for name, x in values.items()} for i in range(chains)]
+
     @property
     def state(self) -> VIState:
         """Mean and standard deviation of the model's variables under q.
@@ -299,7 +342,8 @@ class FluidApproximation(Empirical):
         if not np.isfinite(logp).any():
             warnings.warn(
                 "log p is not finite at any draw, so `lp` and `log_weight` mean nothing. If "
-                "pm.set_data has changed the data since the fit, fit again.",
+                "pm.set_data has changed the data since the fit, fit again."
+                + see("the-data-have-changed-since-the-fit"),
                 stacklevel=3,
             )
         return logp
@@ -324,8 +368,15 @@ class FluidApproximation(Empirical):
             model,
             unconstrained=self._split(theta) if include_transformed else None,
             attrs=self.attrs | {"importance": importance or "none"},
+            others={"fluid": self._fluid_group(include_transformed)},
             **idata_kwargs,
         )
+
+    def _fluid_group(self, particles: bool) -> Any:
+        """History of the fit as a Dataset, with the particles if asked for."""
+        mixture = self.mixture if particles else None
+        labels = coordinate_labels(self.model, self.model.initial_point(0)) if particles else ()
+        return to_dataset(self.history, self.result, mixture, labels)
 
     def _constrain(self, theta: NDArray, model: Any) -> dict[str, NDArray]:
         """Draws (..., d) as the model's variables, name to array (..., *shape)."""

@@ -177,8 +177,9 @@ class Ensemble:
             n_nonfinite=self.n_nonfinite + seen.n_nonfinite,
         )
         info = StepInfo(
-            after.n_steps, seen.elbo, seen.ess, 1.0, elbos, after.n_evaluations, after.n_nonfinite
-        )
+            after.n_steps, seen.elbo, seen.ess, 1.0, elbos, after.n_evaluations,
+            after.n_nonfinite, together=True,
+        )  # fmt: skip
         return after, info
 
     def _meet(self, target: LogDensity) -> Ensemble:

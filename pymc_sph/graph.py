@@ -25,6 +25,7 @@ from pytensor.graph.traversal import applys_between, graph_inputs
 from pytensor.tensor.type import TensorType
 
 from pymc_sph.errors import DiscreteVariableError, GradientError, NoFreeVariablesError
+from pymc_sph.links import see
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +178,8 @@ def _gradient(model: Model, logp: Variable, x: Variable, needed: bool) -> Variab
                 "Give the Op a `pullback` (`grad`) method, write it with PyTensor operations, or "
                 "use formulation='pressure', which needs no gradient."
             ) from err
-        logger.info("No gradient because of %s: the fit takes the pressure form.", culprits)
+        message = "No gradient because of %s: the fit takes the pressure form.%s"
+        logger.info(message, culprits, see("no-gradient"))
         return None
 
 

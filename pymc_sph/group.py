@@ -14,6 +14,7 @@ from pymc.variational.approximations import EmpiricalGroup
 from pymc.variational.opvi import node_property
 from pytensor.tensor.blockwise import Blockwise
 
+from pymc_sph.history import pack
 from pymc_sph.idata import PYMC_5
 
 if PYMC_5:
@@ -22,8 +23,6 @@ else:
     from pytensor.tensor.linalg import SLogDet
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from pymc_sph.mixture import FluidMixture
 
 
@@ -170,25 +169,3 @@ def _log_abs_det(matrices: Any) -> Any:
     `pt.linalg.slogdet` of a batch fails in PyTensor 2.38 (its rewrite expects one matrix).
     """
     return Blockwise(SLogDet())(matrices)[1]
-
-
-def pack(mixture: FluidMixture) -> dict[str, NDArray]:
-    """Arrays of all particles of all fluids, in the order of the fluids.
-
-    Returns
-    -------
-    dict
-        ``histogram`` (n, d), kernel means in unconstrained space; ``tensors`` (n, d, d) or
-        (n, d); ``frames`` (F, d, d); ``weights`` (n,), which sum to 1; ``fluid`` (n,), index of
-        each particle's fluid.
-    """
-    fluids = mixture.fluids
-    shares = np.exp(mixture.log_weights)
-    weights = np.concatenate([w * np.exp(f.log_m) for w, f in zip(shares, fluids, strict=True)])
-    return {
-        "histogram": np.concatenate([f.mu + f.z @ f.L.T for f in fluids]),
-        "tensors": np.concatenate([f.A for f in fluids]),
-        "frames": np.stack([f.L for f in fluids]),
-        "weights": weights / weights.sum(),
-        "fluid": np.repeat(np.arange(len(fluids)), [len(f.z) for f in fluids]),
-    }

@@ -44,6 +44,7 @@ def to_container(
     *,
     unconstrained: Mapping[str, NDArray] | None = None,
     attrs: Mapping[str, Any] | None = None,
+    others: Mapping[str, Any] | None = None,
     coords: Mapping[str, Any] | None = None,
     dims: Mapping[str, Any] | None = None,
     log_likelihood: bool | Sequence[str] = False,
@@ -63,6 +64,8 @@ def to_container(
         Value variables, as `posterior`; they become the group ``unconstrained_posterior``.
     attrs : mapping, optional
         Attributes of ``posterior`` and ``sample_stats``; `netcdf_attrs` is applied to them.
+    others : mapping, optional
+        Further groups, name to Dataset.
     coords, dims : mapping, optional
         Additional or overriding coordinates, and dimensions of variables.
     log_likelihood, log_prior : bool or sequence of str
@@ -99,7 +102,7 @@ def to_container(
     for group, values in data.items():
         if values:
             groups[group] = _dataset(values, coords=coords, dims=all_dims, sample_dims=[])
-    out = _assemble(groups)
+    out = _assemble(groups | dict(others or {}))
     for wanted, compute in (
         (log_likelihood, compute_log_likelihood),
         (log_prior, compute_log_prior),

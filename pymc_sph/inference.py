@@ -23,7 +23,10 @@ from pymc_sph.approximation import FluidApproximation
 from pymc_sph.checks import Callback, SettingsError, check_callbacks, check_integer, shown
 from pymc_sph.ensemble import Ensemble
 from pymc_sph.graph import check_free_variables
+from pymc_sph.history import History
+from pymc_sph.links import see
 from pymc_sph.progress import progress
+from pymc_sph.result import StepInfo
 from pymc_sph.schemes import settings_of
 from pymc_sph.seeds import integer_seed
 from pymc_sph.target import Target, compile_target
@@ -113,6 +116,7 @@ class SPH(Inference):
         self._target: Target | None = None
         self._approx: FluidApproximation | None = None
         self._seconds = 0.0
+        self._steps: list[StepInfo] = []
         self._failed_before = 0
 
     @property
@@ -193,6 +197,7 @@ class SPH(Inference):
             )
             self._seconds = time.perf_counter() - began
             self.hist = np.empty(0)
+            self._steps = []
             self.approx.groups[0].include_transformed = include_transformed
             self._run(score, callbacks, progressbar, progressbar_theme)
         return self.approx
@@ -286,10 +291,11 @@ class SPH(Inference):
             status = self._ensemble.status
         except StopIteration as stop:
             status = "stopped"
-            logger.info("A callback stopped the fit: %s", stop)
+            logger.info("A callback stopped the fit: %s.%s", stop, see("stopped-before-its-end"))
         except KeyboardInterrupt:
             status = "interrupted"
-            logger.info("Interrupted at step %d; the fit so far is kept", self._ensemble.n_steps)
+            message = "Interrupted at step %d; the fit so far is kept.%s"
+            logger.info(message, self._ensemble.n_steps, see("stopped-before-its-end"))
         except BaseException as err:
             status, error = "failed", err
         self._seconds += time.perf_counter() - began
@@ -316,6 +322,7 @@ class SPH(Inference):
         with progress(self._ensemble.n - first, progressbar, theme) as show:
             while not self._ensemble.done:
                 self._ensemble, info = self._ensemble.step(self._target)
+                self._steps.append(info)
                 if losses is not None:
                     losses.append(-info.elbo)
                 show(info, info.step - first)
@@ -366,7 +373,8 @@ class SPH(Inference):
                 self._conclude("failed")
                 checked = True
             except Exception as second:
-                logger.info("The fit that failed could not be checked: %r", second)
+                message = "The fit that failed could not be checked: %r.%s"
+                logger.info(message, second, see("stopped-before-its-end"))
         if not checked:
             self._hand_over(None, "failed")
         error.add_note(
@@ -383,6 +391,7 @@ class SPH(Inference):
         self.approx.draws_from = getattr(self.settings, "draws_from", "density")
         if status != "running":
             self.approx.hist = self.hist
+            self.approx.history = History.of(self._steps)
             self.approx.attrs = idata.fit_attrs(
                 result, status, self.settings, self._seconds, self._target.compile_time
             )

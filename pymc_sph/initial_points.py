@@ -16,6 +16,7 @@ from pymc.model import Model
 from pymc_sph.errors import InitialPointError
 from pymc_sph.fluid.noise import stream
 from pymc_sph.graph import Point, model_logp, ravel_point
+from pymc_sph.links import see
 from pymc_sph.seeds import POINTS
 
 if TYPE_CHECKING:
@@ -160,7 +161,11 @@ def _prior_points(
         draw = _start_point(target.model, overrides, "prior")
         points = [ravel_point(target.model, draw(_int_seed(rng))) for _ in range(tries)]
     except Exception as err:  # a flat prior cannot be drawn from
-        logger.info("Could not draw starting points from the prior: %s", err)
+        logger.info(
+            "Could not draw starting points from the prior: %s.%s",
+            err,
+            see("no-starting-points-from-the-prior"),
+        )
         return np.empty((0, target.dim))
     return _finite(target, np.stack(points), n)
 

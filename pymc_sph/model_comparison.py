@@ -16,6 +16,7 @@ from scipy.special import logsumexp
 
 from pymc_sph import idata
 from pymc_sph.checks import finite_real, shown
+from pymc_sph.links import see
 from pymc_sph.verdict import RELIABLE
 
 
@@ -127,7 +128,8 @@ def _warn_improper(name: str, fit: Any) -> None:
     if flat:
         warnings.warn(
             f"The prior of {', '.join(flat)} in {name!r} is flat, so the evidence of this model is "
-            "defined up to a constant only, and comparing it has no meaning: give proper priors.",
+            "defined up to a constant only, and comparing it has no meaning: give proper priors."
+            + see("flat-priors-have-no-evidence"),
             stacklevel=4,
         )
 

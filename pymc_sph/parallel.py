@@ -30,6 +30,8 @@ import numpy as np
 
 from numpy.typing import NDArray
 
+from pymc_sph.links import see
+
 logger = logging.getLogger(__name__)
 
 Array = NDArray[np.float64]
@@ -154,8 +156,9 @@ class Parallel:
         if error and not self.n_failed:
             logger.warning(
                 "The log density raised an error; such probes are set aside and counted. "
-                "The first error: %s",
+                "The first error: %s.%s",
                 error,
+                see("the-log-density-raised-an-error"),
             )
         failed = np.concatenate([part.failed for part in parts])
         self.n_failed += int(failed.sum())

@@ -15,6 +15,7 @@ import pymc.variational.inference
 
 from pymc_sph.checks import shown
 from pymc_sph.inference import SPH
+from pymc_sph.links import see
 
 NAME = "sph"
 SITES = (pm, pymc.variational, pymc.variational.inference)
@@ -86,6 +87,6 @@ def _warn_of_ignored(arguments: Mapping[str, Any]) -> None:
     if ignored:
         warnings.warn(
             f"pm.fit ignores {', '.join(ignored)} when the method is an SPH object: "
-            "give them to SPH(...), or use method='sph'.",
+            "give them to SPH(...), or use method='sph'." + see("arguments-that-are-ignored"),
             stacklevel=3,
         )

@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 
 from pymc_sph.fluid.state import to_unconstrained
 from pymc_sph.importance import psis, relative_ess
+from pymc_sph.links import see
 from pymc_sph.mixture import FluidMixture, apportion
 
 logger = logging.getLogger(__name__)
@@ -147,9 +148,10 @@ def draw_corrected(
     if ess < POOR_ESS:
         logger.warning(
             "A few of the candidates carry the importance weights: ESS %.3f, Pareto k %.2f. "
-            "If the data or the model have changed since the fit, fit again.",
+            "If the data or the model have changed since the fit, fit again.%s",
             ess,
             k,
+            see("the-data-have-changed-since-the-fit"),
         )
     return sample.take(systematic(np.exp(log_weights), n, rng))
 

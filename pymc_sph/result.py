@@ -26,6 +26,8 @@ class StepInfo:
         ELBO of every fluid, nats.
     n_evaluations, n_nonfinite : int
         Gradients or log densities spent so far, the start included; probes set aside so far.
+    together : bool
+        Whether the fluids had met.
     """
 
     step: int
@@ -35,6 +37,7 @@ class StepInfo:
     elbos: np.ndarray
     n_evaluations: int
     n_nonfinite: int
+    together: bool = False
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from pymc_sph.graph import (
     ravel_point,
 )
 from pymc_sph.initial_points import dispersed_points
+from pymc_sph.links import see
 from pymc_sph.row_engine import RowEngine
 
 logger = logging.getLogger(__name__)
@@ -341,7 +342,8 @@ def _compile_engine(
         except Exception as err:
             if engine == "loop":
                 raise
-            logger.info("The loop engine failed (%s); batching the graph instead.", err)
+            message = "The loop engine failed (%s); batching the graph instead.%s"
+            logger.info(message, err, see("a-slower-engine"))
     return _compile_vectorized(graph, mode, kwargs, point)
 
 
@@ -355,7 +357,8 @@ def _compile_vectorized(
     except Exception as err:
         if "Numba" not in type(mode.linker).__name__:
             raise
-        logger.info("Numba could not compile the batched graph (%s); using C.", err)
+        message = "Numba could not compile the batched graph (%s); using C.%s"
+        logger.info(message, err, see("a-slower-engine"))
     return VectorizedEngine(graph, get_mode("CVM"), **kwargs)
 
 

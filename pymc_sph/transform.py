@@ -20,6 +20,7 @@ from pytensor.graph.basic import Variable
 from pytensor.graph.replace import vectorize_graph
 
 from pymc_sph.graph import join_value_vars, lower_dims, ravel_point
+from pymc_sph.links import see
 
 logger = logging.getLogger(__name__)
 
@@ -88,7 +89,9 @@ class Transform:
         return max(1, BLOCK_ELEMENTS // row)
 
 
-def compile_transform(model: Model, include_transformed: bool = False) -> Transform:
+def compile_transform(
+    model: Model, include_transformed: bool = False, names: Sequence[str] | None = None
+) -> Transform:
     """Build the map from unconstrained points to free variables and deterministics.
 
     Parameters
@@ -96,15 +99,17 @@ def compile_transform(model: Model, include_transformed: bool = False) -> Transf
     model : pymc.Model
     include_transformed : bool
         Also return the unconstrained values (``tau_log__``).
+    names : sequence of str, optional
+        Return these variables alone.
 
     Returns
     -------
     Transform
     """
     point = make_initial_point_fn(model=model)(0)
-    names = [
-        var.name for var in get_default_varnames(model.unobserved_value_vars, include_transformed)
-    ]
+    if names is None:
+        variables = get_default_varnames(model.unobserved_value_vars, include_transformed)
+        names = [var.name for var in variables]
     by_name = {var.name: var for var in model.unobserved_value_vars}
     outputs = [_as_tensor(by_name[name]) for name in names]
     outputs, x = join_value_vars(model, point, outputs)
@@ -114,7 +119,8 @@ def compile_transform(model: Model, include_transformed: bool = False) -> Transf
         function = _batched(outputs, x)
         example = function(theta)
     except Exception as err:  # some Scans cannot be batched
-        logger.info("The transform cannot be batched (%s); looping over the draws.", err)
+        message = "The transform cannot be batched (%s); looping over the draws.%s"
+        logger.info(message, err, see("a-slower-engine"))
         function = _row_by_row(outputs, x)
         example = function(theta)
     return Transform(

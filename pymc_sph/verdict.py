@@ -5,8 +5,12 @@ The rule and its calibration, on good fits and deliberately bad ones, are in ``d
 
 from __future__ import annotations
 
+import dataclasses
+
 from collections.abc import Iterator
 from dataclasses import dataclass
+
+from pymc_sph.links import see
 
 RELIABLE = "reliable"
 USE_WEIGHTS = "use the weights"
@@ -49,15 +53,19 @@ class Verdict:
         The figures that decided.
     advice : str
         What to try; empty for a reliable fit.
+    section : str
+        Section of the page on troubleshooting about it (see `links`); empty for a reliable fit.
     """
 
     grade: str
     reason: str
     advice: str
+    section: str = ""
 
     def __str__(self) -> str:
         """Return the verdict in one line."""
-        return f"{self.grade}: {self.reason}." + (f" {self.advice}" if self.advice else "")
+        advice = f" {self.advice}" if self.advice else ""
+        return f"{self.grade}: {self.reason}.{advice}{see(self.section) if self.section else ''}"
 
 
 NOISY = Verdict(
@@ -65,6 +73,7 @@ NOISY = Verdict(
     "the model draws minibatches, so log p is a noisy estimate, and neither evidence nor weights "
     "can check the fit",
     "Compare with a fit of the whole data, or of a part of it.",
+    "minibatches-make-log-p-noisy",
 )
 """Verdict on a model with ``pm.Minibatch``."""
 
@@ -136,7 +145,7 @@ def judge(found: Evidence) -> Verdict:
     if not against:
         return Verdict(RELIABLE, figures, "")
     worst = max(against, key=lambda verdict: GRADES.index(verdict.grade))  # the first of them
-    return Verdict(worst.grade, f"{worst.reason}; {figures}", worst.advice)
+    return dataclasses.replace(worst, reason=f"{worst.reason}; {figures}")
 
 
 def _lost(found: Evidence) -> Iterator[Verdict]:
@@ -147,12 +156,14 @@ def _lost(found: Evidence) -> Iterator[Verdict]:
             f"p is zero in {found.void:.0%} of q",
             "Give the constraint as a bounded variable instead of a potential, and check the "
             "start (`start`).",
+            "p-is-zero-in-most-of-q",
         )
     if found.status == "non_finite" or found.nonfinite > 0.9:
         yield Verdict(
             UNRELIABLE,
             "log p or its gradient was not finite at almost every probe",
             "Check the model's support and the start (`start`).",
+            "log-p-is-not-finite-almost-everywhere",
         )
 
 
@@ -169,12 +180,14 @@ def _beyond_weights(found: Evidence) -> Iterator[Verdict]:
             grade,
             f"{found.uncovered:.1%} of the posterior, in {where}, is not covered",
             _unless_cut_off(found, advice),
+            "a-part-of-the-posterior-is-not-covered",
         )
     if not found.left <= LEFT:
         yield Verdict(
             UNRELIABLE,
             "the weights do not mend the error",
             _unless_cut_off(found, "Reparametrise (non-centred groups), or raise `particles`."),
+            "the-weights-do-not-mend-the-error",
         )
     if not found.ess >= 0.02 or (heavy and not (found.pareto_k <= 1.0 and found.ess >= 0.3)):
         yield Verdict(
@@ -183,12 +196,14 @@ def _beyond_weights(found: Evidence) -> Iterator[Verdict]:
             _unless_cut_off(
                 found, "Reparametrise (non-centred groups), or raise `particles` or `probes`."
             ),
+            "a-few-weights-decide",
         )
     if not found.nonfinite <= UNKNOWN:
         yield Verdict(
             USE_WEIGHTS,
             f"log p is undefined at {found.nonfinite:.0%} of the draws",
             "Check the model for overflow and 0/0 where its parameters are extreme.",
+            "log-p-is-undefined-at-some-draws",
         )
 
 
@@ -203,12 +218,14 @@ def _mendable(found: Evidence) -> Iterator[Verdict]:
             _unless_cut_off(
                 found, "There may be more modes than fluids: raise `fluids` and `temperature`."
             ),
+            "the-fluids-found-different-parts-of-the-posterior",
         )
     if found.unseen > UNSEEN:
         yield Verdict(
             USE_WEIGHTS,
             f"the search for modes was still finding new ones (1 path in {1 / found.unseen:.0f})",
             "There may be more modes: raise `temperature`, and `paths`.",
+            "the-search-for-modes-was-still-finding-new-ones",
         )
     least = ESS if found.dim <= MANY else ESS_MANY
     heavy = not found.pareto_k <= TAIL and found.ess < CONSTANT
@@ -219,9 +236,15 @@ def _mendable(found: Evidence) -> Iterator[Verdict]:
             _unless_cut_off(
                 found, "Use pymc_sph.fit (importance-corrected draws), or raise `particles`."
             ),
+            "the-draws-need-their-weights",
         )
     if found.status == "interrupted":
-        yield Verdict(USE_WEIGHTS, "the fit was interrupted", "Continue with refine(n).")
+        yield Verdict(
+            USE_WEIGHTS,
+            "the fit was interrupted",
+            "Continue with refine(n).",
+            "stopped-before-its-end",
+        )
 
 
 def _unless_cut_off(found: Evidence, advice: str) -> str:
