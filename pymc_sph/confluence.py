@@ -176,6 +176,7 @@ def join(
         temperature=1.0,
         cooling=0,
         window=max(1, run.plan.window // 2),
+        flat=None,
         halvings=HALVINGS if run.memory is None else run.plan.halvings,
         rates=dataclasses.replace(run.plan.rates, temperature=1.0, frame=0.0),
     )

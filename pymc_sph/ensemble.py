@@ -186,8 +186,7 @@ class Ensemble:
         """Let the fluids meet: fit their shares, and keep what they witness."""
         rng = stream(self.seed, MEETING, self.n_steps)
         n_fluids = len(self.simulations)
-        # several modes need accurate masses
-        n = max(50, self.settings.draws // ((2 if len(self.known.modes) > 1 else 4) * n_fluids))
+        n = max(50, self.settings.draws // ((4 if self.known.calm else 2) * n_fluids))
         seed = (self.seed, TOGETHER)
         # none in the paper's scheme, whose particles weigh the same and take no common steps
         runs = [s for s in self.simulations if isinstance(s, Simulation)]

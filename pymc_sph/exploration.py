@@ -8,6 +8,7 @@ go on until there are enough, and the second half of all paths has found nothing
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,6 +60,16 @@ class Exploration:
     modes: tuple[Gaussian, ...]
     unseen: float
     n_evaluations: int
+
+    @property
+    def calm(self) -> bool:
+        """Whether the posterior is close to the Gaussian of the one mode that is known."""
+        return calm(self.modes)
+
+
+def calm(modes: Sequence[Gaussian]) -> bool:
+    """Whether a posterior with these modes is close to a Gaussian: such a one needs less effort."""
+    return len(modes) == 1 and modes[0].calm
 
 
 def explore(

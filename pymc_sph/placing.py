@@ -9,6 +9,7 @@ import numpy as np
 
 from scipy.special import logsumexp, softmax
 
+from pymc_sph import exploration
 from pymc_sph.collocated_settings import CollocatedSettings
 from pymc_sph.exploration import apart, distance, near
 from pymc_sph.fluid.noise import stream
@@ -26,6 +27,9 @@ from pymc_sph.start import Gaussian
 HALVINGS = 2
 """Halvings of the step sizes without progress after which a fluid has converged. With three, the
 fluids gained nothing that they do not gain together, for a third more gradients."""
+
+FLAT_STEPS = 3
+"""Flat steps in a row that end a fluid where the posterior is close to a Gaussian."""
 
 
 class Run(Protocol):
@@ -111,8 +115,9 @@ def _place(
     pressure = settings.formulation == "pressure"
     # a hot start finds nothing more where the posterior is close to the Gaussian that was found;
     # without gradients it spreads the particles, which cold ones are slow to do
-    cold = settings.temperature == "auto" and len(modes) == 1 and start.calm and not pressure
-    temperature = 1.0 if cold else settings.temperatures()[i]
+    calm = exploration.calm(modes) and not pressure
+    auto = settings.temperature == "auto"
+    temperature = 1.0 if calm and auto else settings.temperatures()[i]
     plan = Plan(
         temperature=temperature,
         cooling=min(settings.cooling, n // 2),
@@ -128,6 +133,7 @@ def _place(
             viscosity=settings.viscosity,
             trust=settings.trust,
         ),
+        flat=FLAT_STEPS if calm else None,
     )
     memory = Memory() if pressure else None
     return Simulation(fluid, plan, Schedule(), probes, (seed, STEPS, i), memory)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -112,20 +113,23 @@ def test_progress_goes_on():
 
 def test_flat_weights_end_the_fit_at_once():
     state, _ = run([-3.0] * 100, variance=0.015)
-    # after the four hot steps, three in a row
+    assert state.status == schedule.CONVERGED and state.step == 4 + 5
+    # where a plan is content with fewer, after the four hot steps
+    state, _ = run([-3.0] * 100, variance=0.015, plan=dataclasses.replace(PLAN, flat=3))
     assert state.status == schedule.CONVERGED and state.step == 4 + 3
 
 
 def test_flat_steps_must_follow_one_another():
+    plan = dataclasses.replace(PLAN, flat=3)
     state = Schedule(step=PLAN.cooling)
     for variance in (0.015, 0.015, 0.03, 0.015, 0.015):
-        state = schedule.advance(PLAN, state, Observation(-3.0, variance, 0.5, 0), 10_000)
+        state = schedule.advance(plan, state, Observation(-3.0, variance, 0.5, 0), 10_000)
         running = state.status
     # not three in a row; but the window of five is flat on average
     assert state.count == 0 and running == schedule.CONVERGED
     state = Schedule(step=PLAN.cooling)
     for variance in (0.015, 0.015, 0.3, 0.015, 0.015):
-        state = schedule.advance(PLAN, state, Observation(-3.0, variance, 0.5, 0), 10_000)
+        state = schedule.advance(plan, state, Observation(-3.0, variance, 0.5, 0), 10_000)
     assert state.status == schedule.RUNNING
 
 

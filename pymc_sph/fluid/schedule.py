@@ -19,8 +19,6 @@ RUNNING = "running"
 CONVERGED = "converged"
 MAX_STEPS = "max_steps"
 NON_FINITE = "non_finite"
-LOOK = 3
-"""Flat steps in a row that end the fit, before the window is full."""
 STALL = 50
 """Steps in a row without one finite probe after which a fluid is given up."""
 
@@ -47,6 +45,9 @@ class Plan:
         A rise of the ELBO that still counts as progress, nats.
     rates : Rates
         Rates at full step size.
+    flat : int, optional
+        Steps in a row that end the fit if half the variance of the log weights is below `tol` at
+        each; by default it must be over a whole window. Few steps hardly see a heavy tail.
     """
 
     temperature: Temperature
@@ -55,6 +56,7 @@ class Plan:
     halvings: int
     tol: float
     rates: Rates
+    flat: int | None = None
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def advance(plan: Plan, schedule: Schedule, seen: Observation, n_probes: int) ->
         total_variance=schedule.total_variance + seen.variance,
         count=schedule.count + 1,
     )
-    if after.flat >= LOOK:
+    if plan.flat is not None and after.flat >= plan.flat:
         return dataclasses.replace(after, status=CONVERGED)
     full = after.count >= plan.window * 2**after.level
     return close_window(plan, after, n_probes) if full else after
