@@ -170,8 +170,7 @@ def fit_shares(logp: np.ndarray, log_q: np.ndarray, n_steps: int = 200) -> np.nd
         return np.full(len(logp), -np.log(len(logp)))
     some = finite.any(axis=1)
     count = np.maximum(finite.sum(axis=1), 1)
-    log_w = np.where(some, 0.0, -1e3)
-    log_w = log_w - logsumexp(log_w)
+    log_w = _normalised(np.where(some, 0.0, -1e3))
     top = np.max(log_q, axis=0)
     top = np.where(np.isfinite(top), top, 0.0)
     q = np.exp(log_q - top)
@@ -181,9 +180,13 @@ def fit_shares(logp: np.ndarray, log_q: np.ndarray, n_steps: int = 200) -> np.nd
         phi = np.where(finite, above - pooled, 0.0).sum(axis=1) / count
         if np.max(phi[some]) - np.exp(log_w[some]) @ phi[some] < SETTLED:
             break
-        log_w = log_w + np.where(some, 0.5 * phi, 0.0)
-        log_w = np.maximum(log_w - logsumexp(log_w), -1e3)
-    return log_w - logsumexp(log_w)
+        log_w = np.maximum(_normalised(log_w + np.where(some, 0.5 * phi, 0.0)), -1e3)
+    return _normalised(log_w)
+
+
+def _normalised(log_w: np.ndarray) -> np.ndarray:
+    top = log_w.max()  # SciPy's logsumexp takes longer than all the rest for a few numbers
+    return np.asarray(log_w - top - np.log(np.exp(log_w - top).sum()))
 
 
 def apportion(shares: np.ndarray, n: int) -> np.ndarray:
