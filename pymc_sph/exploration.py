@@ -19,13 +19,13 @@ from pymc_sph.start import Gaussian, elbo_noise, fit_gaussians, lbfgs_path, offs
 
 ROUND = 32
 """Paths per round."""
-ROUNDS = 300
+ROUNDS = 600
 """Largest number of rounds."""
 DEPTH = 10.0
 """A mode further below the best one, in nats of the ELBO, carries no mass: e^-10 = 5e-5."""
 CARRYING = 7.0
 """A mode no further below the best one makes it worth looking for more: e^-7 = 1e-3."""
-BUDGET = (50_000, 500)
+BUDGET = (100_000, 2_000)
 """Gradients, and gradients per dimension, after which no further round begins."""
 BARRIER = 2.0
 """Depth of a valley between two modes, in nats."""
@@ -129,7 +129,7 @@ def least_rounds(modes: list[Gaussian]) -> int:
     best = max(mode.elbo for mode in modes)
     several = sum(mode.elbo > best - CARRYING for mode in modes) > 1
     d = len(modes[0].mu)
-    return min(ROUNDS, max(12, 5 * d * d // 2)) if several else 1
+    return min(ROUNDS, max(12, 5 * d * d)) if several else 1
 
 
 def hot_probes(modes: list[Gaussian], temperature: float, rng: np.random.Generator) -> np.ndarray:
