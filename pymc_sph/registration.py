@@ -14,7 +14,6 @@ import pymc.variational
 import pymc.variational.inference
 
 from pymc_sph.checks import shown
-from pymc_sph.inference import SPH
 from pymc_sph.links import see
 
 NAME = "sph"
@@ -53,8 +52,8 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
         arguments = bound.arguments
         method = arguments.get("method", "advi")
         if not (isinstance(method, str) and method.lower() == NAME):
-            if isinstance(method, SPH):
-                _warn_of_ignored(arguments)
+            if not isinstance(method, str):
+                _warn_of_ignored(method, arguments)
             try:
                 return original(*args, **kwargs)
             except KeyError as error:
@@ -71,6 +70,8 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
             if arguments.get(name) is not None:
                 inf_kwargs[name] = arguments.pop(name)
         inf_kwargs["model"] = arguments.get("model")
+        from pymc_sph.inference import SPH  # here, so that importing the package takes no time
+
         arguments["method"] = SPH(**inf_kwargs)
         return original(*bound.args, **bound.kwargs)
 
@@ -79,8 +80,12 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
     return fit
 
 
-def _warn_of_ignored(arguments: Mapping[str, Any]) -> None:
-    """Warn of arguments that `pymc.fit` drops when its method is an object."""
+def _warn_of_ignored(method: Any, arguments: Mapping[str, Any]) -> None:
+    """Warn of arguments that `pymc.fit` drops when its method is an SPH object."""
+    from pymc_sph.inference import SPH
+
+    if not isinstance(method, SPH):
+        return
     ignored = [
         name for name in ("random_seed", "start", "inf_kwargs") if arguments.get(name) is not None
     ]
