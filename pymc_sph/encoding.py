@@ -39,8 +39,8 @@ CLASSES: dict[str, type[Any]] = {
     for kind in (
         CollocatedSettings, Confluence, Ensemble, Equations, Exploration, FitResult, Fluid,
         FluidMixture, Gaussian, History, Isothermal, Linear, Memory, Observation,
-        ParticleObservation, Particles, Plan, Rates, Relaxation, RestCheck, Schedule, Settings, Simulation, Tait,
-        Verdict, Witness,
+        ParticleObservation, Particles, Plan, Rates, Relaxation, RestCheck, Schedule, Settings,
+        Simulation, Tait, Verdict, Witness,
     )
 }  # fmt: skip
 """What can be written and read."""
