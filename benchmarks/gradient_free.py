@@ -157,8 +157,6 @@ def main() -> None:
     for name in filter(wanted, densities()):
         keep(fit_density(name, "force", arguments.seed))
         keep(fit_density(name, "pressure", arguments.seed))
-        if not name.startswith("N("):
-            keep(fit_density(name, "pressure", arguments.seed, tol=0.005))
     for name in filter(wanted, POSTERIORS):
         keep(fit_posterior(name, arguments.seed))
     print(table([row for row in rows if "form" in row], DENSITY_COLUMNS), "\n")

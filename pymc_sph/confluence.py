@@ -34,8 +34,7 @@ from pymc_sph.mixture import FluidMixture, fit_shares, pooled_field
 NEGLIGIBLE = 1e-3
 """Share of q below which a fluid rests."""
 HALVINGS = 3
-"""Halvings of the step sizes together, in the force form; in the pressure form, where old probes
-have averaged most of the noise out already, as many as before."""
+"""Halvings of the step sizes together."""
 CLOSE = 0.5
 """Nats below the best fluid's ELBO within which a fluid agrees with it, whatever its share."""
 
@@ -177,7 +176,7 @@ def join(
         cooling=0,
         window=max(1, run.plan.window // 2),
         flat=None,
-        halvings=HALVINGS if run.memory is None else run.plan.halvings,
+        halvings=HALVINGS,
         rates=dataclasses.replace(run.plan.rates, temperature=1.0, frame=0.0),
     )
     status = scheduling.CONVERGED if flat else scheduling.RUNNING

@@ -123,7 +123,7 @@ def _place(
         cooling=min(settings.cooling, n // 2),
         window=settings.window,
         halvings=HALVINGS,
-        tol=settings.tol,
+        tol=settings.tolerance(),
         rates=Rates(
             dt=settings.dt,
             tensor=settings.tensor_rate,

@@ -20,6 +20,8 @@ HOT = 4.0
 """Temperature of the fluids that start hot by default."""
 PROBE = 1024.0
 """Highest temperature of the probes for more modes by default: 32 sds of a mode away."""
+TOLERANCE = {"force": 0.01, "pressure": 0.005}
+"""Nats of KL(q || p) that are good enough by default; without gradients the noise hides more."""
 PATHS = 8
 """Paths of the start by default, in the force form."""
 PER_MODE = 2
@@ -63,8 +65,9 @@ class Settings(CheckedSettings):
         Bound of half the squared length of a particle's step, in units of its kernel.
     window : int
         Steps over which the ELBO is averaged for the stopping rule.
-    tol : float
-        Nats of the ELBO that count as progress between two windows.
+    tol : float, optional
+        Nats of the ELBO that count as progress between two windows, and of KL(q || p) that are
+        good enough. By default .01, in the pressure form .005.
     paths : int, optional
         L-BFGS or (pressure form) CMA-ES paths of the start; the best of them start the fluids. By
         default 8, in the pressure form one per fluid: without gradients a path costs more.
@@ -93,7 +96,7 @@ class Settings(CheckedSettings):
     frame_rate: float = 0.1
     trust: float = 0.05
     window: int = 10
-    tol: float = 0.01
+    tol: float | None = None
     paths: int | None = None
     draws: int = 4000
 
@@ -122,8 +125,10 @@ class Settings(CheckedSettings):
             raise SettingsError(
                 f"tensor={shown(self.tensor)}: choose one of 'auto', 'full', 'diagonal'"
             )
-        for name in ("dt", "trust", "tol"):
+        for name in ("dt", "trust"):
             self._real(name, above=0.0)
+        if self.tol is not None:
+            self._real("tol", above=0.0)
         for name in ("tensor_rate", "mass_rate", "frame_rate"):
             self._real(name, least=0.0, most=2.0)
         self._real("damping", above=0.0, most=1.0)
@@ -152,6 +157,10 @@ class Settings(CheckedSettings):
         """Return the settings with the formulation that the target turned out to need."""
         paths = self.paths or (self.fluids if formulation == "pressure" else PATHS)
         return dataclasses.replace(self, formulation=formulation, paths=paths)
+
+    def tolerance(self) -> float:
+        """Return `tol`, or its default for the formulation."""
+        return self.tol or TOLERANCE["pressure" if self.formulation == "pressure" else "force"]
 
     def temperatures(self) -> tuple[Temperature, ...]:
         """Temperature of the first step of each fluid, or of every step."""
