@@ -27,6 +27,7 @@ from pymc_sph.errors import MismatchError
 from pymc_sph.files import FileError
 from pymc_sph.fingerprint import other_data, other_variables
 from pymc_sph.history import History
+from pymc_sph.links import see
 from pymc_sph.schemes import AnySettings
 from pymc_sph.target import Target
 from pymc_sph.version import VERSION
@@ -145,10 +146,11 @@ def read(path: Any, temperature: Callable[[int], float] | None = None) -> Checkp
         )
     if header.get("written_by") != versions():
         logger.warning(
-            "%s was written with %s; with %s the fit goes on, but perhaps not to the bit.",
+            "%s was written with %s; with %s the fit goes on, but perhaps not to the bit.%s",
             path,
             _listed(header.get("written_by")),
             _listed(versions()),
+            see("checkpoints"),
         )
     fields = decode(header["content"], arrays, temperature)
     try:
@@ -238,8 +240,9 @@ def claim(path: Path) -> None:
     if not header.get("done"):
         logger.warning(
             "The checkpoint %s of a fit that has not come to its end is overwritten; "
-            "pymc_sph.resume would have continued it.",
+            "pymc_sph.resume would have continued it.%s",
             path,
+            see("checkpoints"),
         )
 
 

@@ -21,6 +21,7 @@ from pymc_sph.errors import MismatchError
 from pymc_sph.files import FileError
 from pymc_sph.fingerprint import fingerprint, other_data, other_variables
 from pymc_sph.inference import SPH
+from pymc_sph.links import see
 from pymc_sph.mixture import FluidMixture
 from pymc_sph.process import graphs
 from pymc_sph.target import later_target
@@ -68,7 +69,8 @@ def load(path: str | PathLike[str], model: Any = None) -> FluidApproximation:
         warnings.warn(
             f"The model has other data than that of the fit: {'; '.join(different)}. The "
             "approximation is the posterior of the data of the fit; `lp`, `log_weight` and "
-            "corrected draws follow the model as it is.",
+            "corrected draws follow the model as it is."
+            + see("the-data-have-changed-since-the-fit"),
             stacklevel=2,
         )
     return approx

@@ -21,6 +21,7 @@ from pymc_sph.ensemble import Ensemble
 from pymc_sph.errors import MismatchError
 from pymc_sph.fingerprint import fingerprint
 from pymc_sph.history import History
+from pymc_sph.links import see
 from pymc_sph.progress import progress
 from pymc_sph.result import StepInfo
 from pymc_sph.schemes import AnySettings
@@ -152,7 +153,6 @@ class UnderWay:
         assert self._ensemble is not None and self._target is not None
         if self.checkpoint is None or self._written is self._ensemble:
             return
-        began = time.perf_counter()
         try:
             if self._known is None:
                 point, logp = checkpointing.reference(self._ensemble, self._target)
@@ -162,9 +162,8 @@ class UnderWay:
         except Exception as err:
             if strict:
                 raise
-            logger.warning("The checkpoint %s could not be written: %s", self.checkpoint, err)
-        took = time.perf_counter() - began
-        logger.debug("Checkpoint of step %d written in %.3f s", self._ensemble.n_steps, took)
+            message = "The checkpoint %s could not be written: %s.%s"
+            logger.warning(message, self.checkpoint, err, see("checkpoints"))
 
     def _history(self) -> History:
         """Figures of every step so far."""
