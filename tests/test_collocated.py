@@ -283,6 +283,7 @@ def gaussian_profile(r, var=1.0):
     return np.exp(-0.5 * r**2 / var) / (2 * np.pi * var)
 
 
+@pytest.mark.slow
 def test_isothermal_gas_rests_at_a_power_of_p():
     for alpha in (1.0, 4.0):  # alpha / c^2 = 4: a Gaussian of variance 1 / 4
         sim, _ = relax(standard_normal, Equations(alpha=alpha, scale=0.5), n=400)
@@ -291,6 +292,7 @@ def test_isothermal_gas_rests_at_a_power_of_p():
         assert profile_error(sim, expected) < 0.15
 
 
+@pytest.mark.slow
 def test_tait_rests_at_a_flat_profile_with_an_edge():
     """rho^(gamma - 1) = (gamma - 1) rho0^(gamma - 1) / c^2 (log p + C), the mass fixing C."""
     rho0, gamma = 0.04, 7.0
@@ -310,6 +312,7 @@ def test_tait_rests_at_a_flat_profile_with_an_edge():
     assert np.linalg.norm(sim.particles.z, axis=1).max() < 1.1 * math.sqrt(2 * level)
 
 
+@pytest.mark.slow
 def test_pressure_of_minus_log_p_rests_at_a_parabola():
     """c^2 rho = log p + C where positive: rho = (R^2 - r^2) / 2 with pi R^4 / 4 = 1."""
     R2 = math.sqrt(4 / math.pi)

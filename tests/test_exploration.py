@@ -55,7 +55,9 @@ def in_one_mode(centres, weights, n=8):
     return centres[np.argmax(weights)] + 0.5 * rng.standard_normal((n, centres.shape[1]))
 
 
-@pytest.mark.parametrize(("n_modes", "d"), [(5, 2), (4, 5), (10, 5)])
+@pytest.mark.parametrize(
+    ("n_modes", "d"), [(5, 2), (4, 5), pytest.param(10, 5, marks=pytest.mark.slow)]
+)
 def test_modes_are_found_from_one_of_them_with_their_weights(n_modes, d):
     weights, centres, sds = scattered(n_modes, d)
     target = normals(weights, centres, sds)

@@ -229,6 +229,7 @@ def interrupted_at_random(method, path, trials, seed):
     return ends
 
 
+@pytest.mark.slow
 # Python drops an interrupt that comes in a callback of its garbage collector (Hypothesis has one),
 # and a file between open() and `with` is nobody's: it tells of both by this warning
 @pytest.mark.filterwarnings("ignore:Exception ignored in")

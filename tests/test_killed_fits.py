@@ -12,6 +12,7 @@ import pytest
 HERE = os.path.dirname(__file__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("suffix", "kills"), [("npz", 10), ("zarr", 5)])
 def test_a_killed_fit_leaves_its_last_checkpoint(suffix, kills):
     env = os.environ | {"PYTHONPATH": os.pathsep.join([os.path.dirname(HERE), HERE])}
