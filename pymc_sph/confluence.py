@@ -33,8 +33,8 @@ from pymc_sph.mixture import FluidMixture, fit_shares, pooled_field
 
 NEGLIGIBLE = 1e-3
 """Share of q below which a fluid rests."""
-HALVINGS = 3
-"""Halvings of the step sizes together."""
+HALVINGS = {"force": 4, "pressure": 3}
+"""Halvings of the step sizes together: the noise of the last steps is what is left of the error."""
 CLOSE = 0.5
 """Nats below the best fluid's ELBO within which a fluid agrees with it, whatever its share."""
 
@@ -176,7 +176,7 @@ def join(
         cooling=0,
         window=max(1, run.plan.window // 2),
         flat=None,
-        halvings=HALVINGS,
+        halvings=HALVINGS["force" if run.memory is None else "pressure"],
         rates=dataclasses.replace(run.plan.rates, temperature=1.0, frame=0.0),
     )
     status = scheduling.CONVERGED if flat else scheduling.RUNNING
