@@ -25,10 +25,12 @@ if TYPE_CHECKING:
         MismatchError,
         NoFreeVariablesError,
     )
+    from pymc_sph.files import FileError
     from pymc_sph.inference import SPH, UnreliableFitWarning
     from pymc_sph.model_comparison import compare_evidence
     from pymc_sph.one_call import fit
     from pymc_sph.result import FitResult
+    from pymc_sph.saved_fit import load, resume
     from pymc_sph.settings import Settings
     from pymc_sph.step_method import FluidMetropolis
     from pymc_sph.target import compile_target
@@ -38,6 +40,7 @@ _PLACES = {
     "BackendError": "errors",
     "CollocatedSettings": "collocated_settings",
     "DiscreteVariableError": "errors",
+    "FileError": "files",
     "FitResult": "result",
     "FluidApproximation": "approximation",
     "FluidMetropolis": "step_method",
@@ -55,6 +58,8 @@ _PLACES = {
     "compile_target": "target",
     "fit": "one_call",
     "fit_density": "density_fit",
+    "load": "saved_fit",
+    "resume": "saved_fit",
 }
 """Module of every name that is imported when it is first asked for."""
 
@@ -63,6 +68,7 @@ __all__ = [
     "BackendError",
     "CollocatedSettings",
     "DiscreteVariableError",
+    "FileError",
     "FitResult",
     "FluidApproximation",
     "FluidMetropolis",
@@ -80,7 +86,9 @@ __all__ = [
     "compile_target",
     "fit",
     "fit_density",
+    "load",
     "register",
+    "resume",
     "unregister",
 ]
 

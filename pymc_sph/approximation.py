@@ -14,12 +14,14 @@ from pymc.backends.ndarray import NDArray as Trace
 from pymc.model import Model
 from pymc.variational.approximations import Empirical
 
-from pymc_sph import idata, resampling
+from pymc_sph import checkpoint, files, idata, resampling
 from pymc_sph.checks import check_integer
+from pymc_sph.fingerprint import fingerprint
 from pymc_sph.graph import coordinate_labels
 from pymc_sph.group import FluidGroup
 from pymc_sph.history import History, to_dataset
 from pymc_sph.links import see
+from pymc_sph.process import graphs
 from pymc_sph.seeds import random_generator
 from pymc_sph.transform import compile_transform
 
@@ -35,6 +37,8 @@ else:
     from pymc.variational.opvi import VIState  # type: ignore[no-redef]
 
 if TYPE_CHECKING:
+    from os import PathLike
+
     from numpy.typing import NDArray
 
     from pymc_sph.mixture import FluidMixture
@@ -322,6 +326,50 @@ class FluidApproximation(Empirical):
         """Return nodes evaluated at as many draws from q as there are particles."""
         return self.sample_node(node, size=self.histogram.shape[0])
 
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write the fit to a file; `pymc_sph.load` reads it again.
+
+        The file holds q, the result, and what is needed to know the model again; not the model
+        itself. It is written in one step, and in the place of an older one.
+
+        Parameters
+        ----------
+        path : path
+            Ends in .npz, or in .zarr with the package `zarr`.
+
+        Raises
+        ------
+        RuntimeError
+            If nothing has been fitted yet.
+        SettingsError
+            If the path has another ending, or its folder does not exist.
+        OSError
+            If the file cannot be written.
+        """
+        mixture = self._fitted()
+        path = files.check_path("path", path)
+        content = {
+            name: getattr(self, name)
+            for name in (
+                "result",
+                "status",
+                "hist",
+                "history",
+                "attrs",
+                "simulations",
+                "draws_from",
+            )
+        }
+        content |= {
+            "mixture": mixture,
+            "fingerprint": fingerprint(self.model),
+            "formulation": self._target.formulation,
+            "random": self._target.random,
+            "options": self._target.portable_options,
+            "include_transformed": bool(getattr(self.groups[0], "include_transformed", False)),
+        }
+        checkpoint.save(path, "fit", content)
+
     # --- helpers
 
     @property
@@ -338,7 +386,10 @@ class FluidApproximation(Empirical):
 
     def _logp(self, theta: NDArray) -> NDArray:
         """Log joint density (n,) at points (n, d), unconstrained space."""
-        logp = self._target(theta)[0]
+        try:
+            logp = self._target(theta)[0]
+        finally:
+            self._target.release()
         if not np.isfinite(logp).any():
             warnings.warn(
                 "log p is not finite at any draw, so `lp` and `log_weight` mean nothing. If "
@@ -375,7 +426,10 @@ class FluidApproximation(Empirical):
     def _fluid_group(self, particles: bool) -> Any:
         """History of the fit as a Dataset, with the particles if asked for."""
         mixture = self.mixture if particles else None
-        labels = coordinate_labels(self.model, self.model.initial_point(0)) if particles else ()
+        labels: list[str] = []
+        if particles:
+            with graphs():
+                labels = coordinate_labels(self.model, self.model.initial_point(0))
         return to_dataset(self.history, self.result, mixture, labels)
 
     def _constrain(self, theta: NDArray, model: Any) -> dict[str, NDArray]:

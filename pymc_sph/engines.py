@@ -7,11 +7,13 @@ and ``(K, d)``, and in both a row that fails leaves the other rows alone.
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
+import threading
 import time
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Protocol
 
@@ -26,6 +28,7 @@ from pytensor.compile.mode import Mode
 from pytensor.graph.replace import vectorize_graph
 
 from pymc_sph.graph import LogpGraph
+from pymc_sph.interrupts import run_all
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +68,15 @@ class Engine(Protocol):
     def reseed(self, seed: int) -> None:
         """Seed the random numbers in the graph, if there are any."""
 
+    def generators(self) -> tuple[dict[str, Any], ...]:
+        """Return the states of the random generators in the graph."""
+
+    def set_generators(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Set the random generators in the graph to these states."""
+
+    def release(self) -> None:
+        """End threads and processes; they start again when needed."""
+
 
 class LoopEngine:
     """The compiled scalar function in a compiled loop over rows, shared among threads.
@@ -101,7 +113,7 @@ class LoopEngine:
             run(0, n)
         else:
             edges = np.linspace(0, n, workers + 1).astype(int)
-            self._pool.map(run, edges[:-1], edges[1:])
+            self._pool.map(run, list(itertools.pairwise(edges)))
         if n:
             self._clock(workers * (time.perf_counter() - began) / n)
         return logp, grad, failed
@@ -112,6 +124,17 @@ class LoopEngine:
 
     def reseed(self, seed: int) -> None:
         """Do nothing: graphs with random numbers are never given to this engine."""
+
+    def generators(self) -> tuple[dict[str, Any], ...]:
+        """Return nothing: there are none."""
+        return ()
+
+    def set_generators(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Do nothing: there are none."""
+
+    def release(self) -> None:
+        """End the threads."""
+        self._pool.release()
 
     def _workers(self, n: int) -> int:
         if self._threads == 1 or self._row_seconds is None:
@@ -145,10 +168,15 @@ class VectorizedEngine:
         # PyMC's compile makes the graph draw new random numbers at every call.
         self._function = pymc_compile([batch], [logp, grad], mode=mode, **compile_kwargs)
         self._rngs = find_rng_nodes([graph.logp, graph.grad])
+        self._lock = threading.Lock()  # a compiled function serves one thread at a time
         self._pad = "JAX" in type(mode.linker).__name__
 
     def __call__(self, theta: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Evaluate a batch."""
+        with self._lock:
+            return self._blocks(theta)
+
+    def _blocks(self, theta: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
         n = len(theta)
         logp, grad, failed = np.empty(n), np.empty(theta.shape), np.zeros(n, dtype=bool)
         size = max(n, 1) if self._rngs else BLOCK_ROWS
@@ -168,8 +196,27 @@ class VectorizedEngine:
     def reseed(self, seed: int) -> None:
         """Seed the random numbers of the graph."""
         if self._rngs:
-            shared = [s for s in self._function.get_shared() if s in find_rng_nodes([s])]
-            reseed_rngs(shared, seed)
+            reseed_rngs(self._random(), seed)
+
+    def generators(self) -> tuple[dict[str, Any], ...]:
+        """Return the states of the random generators in the graph."""
+        return tuple(s.get_value(borrow=True).bit_generator.state for s in self._random())
+
+    def set_generators(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Set the random generators in the graph to these states."""
+        for shared, state in zip(self._random(), states, strict=True):
+            bits = type(shared.get_value(borrow=True).bit_generator)()
+            bits.state = dict(state)
+            shared.set_value(np.random.Generator(bits), borrow=True)
+
+    def release(self) -> None:
+        """Do nothing: there are no threads."""
+
+    def _random(self) -> list[Any]:
+        """Shared random generators of the function, in its order."""
+        if not self._rngs:
+            return []
+        return [s for s in self._function.get_shared() if s in find_rng_nodes([s])]
 
     def _block(self, theta: Array) -> tuple[Array, Array]:
         n = len(theta)
@@ -194,12 +241,28 @@ class _Pool:
         self._threads = threads
         self._executor: ThreadPoolExecutor | None = None
         self._pid = -1
+        self._lock = threading.Lock()
+        self._users = 0
 
-    def map(self, function: Callable[..., Any], *arguments: Any) -> None:
-        if self._executor is None or self._pid != os.getpid():
-            self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="pymc_sph")
-            self._pid = os.getpid()
-        list(self._executor.map(function, *arguments))
+    def map(self, function: Callable[..., Any], calls: list[tuple[Any, ...]]) -> None:
+        with self._lock:
+            if self._executor is None or self._pid != os.getpid():
+                self._executor = ThreadPoolExecutor(self._threads, thread_name_prefix="pymc_sph")
+                self._pid, self._users = os.getpid(), 0
+            self._users += 1
+            executor = self._executor
+        try:
+            run_all(executor, function, calls)
+        finally:
+            with self._lock:
+                self._users -= 1
+
+    def release(self) -> None:
+        """End the threads, unless a batch of another thread of the program is under way."""
+        with self._lock:
+            if self._executor is not None and self._pid == os.getpid() and not self._users:
+                self._executor.shutdown(wait=True)
+                self._executor = None
 
 
 def _compile_loop(scalar_function: Any, n_shared: int) -> Callable[..., None]:

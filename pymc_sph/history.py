@@ -55,6 +55,14 @@ class History:
             together=np.array([s.together for s in steps], dtype=bool),
         )
 
+    def followed_by(self, later: History) -> History:
+        """Return the figures of these steps and of later ones of the same fluids."""
+        if not len(self.elbo) or not len(later.elbo):
+            return self if len(self.elbo) else later
+        names = self.__dataclass_fields__
+        parts = {name: (getattr(self, name), getattr(later, name)) for name in names}
+        return History(**{name: np.concatenate(pair) for name, pair in parts.items()})
+
 
 def to_dataset(
     history: History,

@@ -7,8 +7,9 @@ import logging
 import time
 import warnings
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -16,27 +17,26 @@ import pymc as pm
 
 from pymc.progress_bar import default_progress_theme
 from pymc.variational.inference import Inference
-from threadpoolctl import threadpool_limits
 
-from pymc_sph import idata, verdict
+from pymc_sph import checkpoint as checkpointing
+from pymc_sph import files, idata, verdict
 from pymc_sph.approximation import FluidApproximation
 from pymc_sph.checks import Callback, SettingsError, check_callbacks, check_integer, shown
-from pymc_sph.ensemble import Ensemble
+from pymc_sph.fingerprint import fingerprint
 from pymc_sph.graph import check_free_variables
-from pymc_sph.history import History
 from pymc_sph.links import see
-from pymc_sph.progress import progress
-from pymc_sph.result import StepInfo
+from pymc_sph.process import graphs, one_blas_thread
 from pymc_sph.schemes import settings_of
 from pymc_sph.seeds import integer_seed
 from pymc_sph.target import Target, compile_target
+from pymc_sph.under_way import UnderWay
 
 logger = logging.getLogger(__name__)
 
 ARGUMENTS = (
-    "backend", "callbacks", "compile_kwargs", "cores", "executor", "inf_kwargs",
-    "include_transformed", "method", "model", "progressbar", "progressbar_theme", "random_seed",
-    "scheme", "score", "start", "threads",
+    "backend", "callbacks", "checkpoint", "compile_kwargs", "cores", "every", "executor",
+    "inf_kwargs", "include_transformed", "method", "model", "progressbar", "progressbar_theme",
+    "random_seed", "scheme", "score", "start", "threads",
 )  # fmt: skip
 """What `pymc.fit` and `SPH` take besides the settings; an unknown setting may be meant as one."""
 
@@ -45,7 +45,7 @@ class UnreliableFitWarning(UserWarning):
     """The verdict on a fit is "unreliable"; the message says why and what to try."""
 
 
-class SPH(Inference):
+class SPH(UnderWay, Inference):
     """Smoothed particle hydrodynamics as a variational inference of PyMC.
 
     Pass an instance as ``pm.fit(method=SPH(...))``, or the string ``"sph"`` with the same
@@ -69,6 +69,12 @@ class SPH(Inference):
         without gradient; see `compile_target`. Results do not depend on them.
     scheme : {"variational", "collocated"}
         The variational fluid, or SPH as the paper writes it, with every term selectable.
+    checkpoint : path, optional
+        File, ending in .npz or .zarr, that keeps the fit under way: `pymc_sph.resume` goes on from
+        it. It is replaced in one step, so that there is a whole one at any moment.
+    every : int
+        Steps between two checkpoints. One is also written at the start, when the fluids meet, and
+        however the fit ends.
     **settings
         Fields of `pymc_sph.Settings`, such as ``fluids``, ``particles`` or ``temperature``; with
         ``scheme="collocated"``, of `pymc_sph.CollocatedSettings`.
@@ -91,9 +97,12 @@ class SPH(Inference):
         cores: int = 1,
         executor: Executor | None = None,
         scheme: str = "variational",
+        checkpoint: str | PathLike[str] | None = None,
+        every: int = checkpointing.EVERY,
         **settings: Any,
     ) -> None:
-        # not super().__init__: it builds PyMC's gradient objective, and this is not one
+        # not Inference.__init__: it builds PyMC's gradient objective, and this is not one
+        UnderWay.__init__(self)
         if not (model is None or isinstance(model, pm.Model)):
             raise TypeError(f"model={shown(model)}: give a pymc.Model, or None for the context's")
         self.model = pm.modelcontext(model)
@@ -109,26 +118,23 @@ class SPH(Inference):
         self.threads = _threads(threads)
         self.cores = check_integer("cores", cores, 1)
         self.executor = executor
-        self.hist = np.empty(0)
+        self._take_checkpoint({"checkpoint": checkpoint, "every": every})
         self.state: Any = None
-        self._ensemble: Ensemble | None = None
         self._options: tuple[Any, ...] | None = None
-        self._target: Target | None = None
         self._approx: FluidApproximation | None = None
-        self._seconds = 0.0
-        self._steps: list[StepInfo] = []
-        self._failed_before = 0
 
     @property
     def approx(self) -> FluidApproximation:
         """The approximation, filled by `fit`."""
         if self._approx is None:
             full = self.settings.full_tensor(self._dim())
-            self._approx = FluidApproximation(self.model, full=full)
+            with graphs():
+                self._approx = FluidApproximation(self.model, full=full)
         return self._approx
 
     def _dim(self) -> int:
-        return sum(np.size(value) for value in self.model.initial_point(0).values())
+        with graphs():
+            return sum(np.size(value) for value in self.model.initial_point(0).values())
 
     def fit(
         self,
@@ -166,7 +172,8 @@ class SPH(Inference):
         compile_kwargs : dict, optional
             Arguments of `pytensor.function`.
         **kwargs
-            ``threads``, ``scheme`` and the scheme's settings, for this fit and later ones.
+            ``threads``, ``checkpoint``, ``every``, ``scheme`` and the scheme's settings, for this
+            fit and later ones.
 
         Returns
         -------
@@ -182,24 +189,17 @@ class SPH(Inference):
         n = check_integer("n", n, 0, whole_floats=True)
         callbacks = check_callbacks(callbacks)
         self._take_settings(kwargs)
+        if self.checkpoint is not None:
+            checkpointing.claim(self.checkpoint)
         seed = integer_seed(self.random_seed)
-        with threadpool_limits(1, user_api="blas"):
+        with one_blas_thread():
             target = self._compile(backend, compile_kwargs)
-            began = time.perf_counter()
-            target.reseed(seed)
-            before, self._failed_before = target.n_evaluations, target.n_failed
-            settings = self.settings.in_form(target.formulation)
-            assert settings.paths is not None  # in_form has decided
-            points = target.initial_points(settings.paths, seed, self.start)
-            self._ensemble = Ensemble.start(target, points, settings, seed, n)
-            self._ensemble = dataclasses.replace(
-                self._ensemble, n_evaluations=target.n_evaluations - before
-            )
-            self._seconds = time.perf_counter() - began
-            self.hist = np.empty(0)
-            self._steps = []
-            self.approx.groups[0].include_transformed = include_transformed
-            self._run(score, callbacks, progressbar, progressbar_theme)
+            try:
+                self._begin(target, seed, n)
+                self.approx.groups[0].include_transformed = include_transformed
+                self._run(score, callbacks, progressbar, progressbar_theme)
+            finally:
+                target.release()
         return self.approx
 
     def refine(
@@ -220,11 +220,73 @@ class SPH(Inference):
             raise TypeError("Need to call `.fit` first")
         if n == 0:
             return self.approx
+        assert self._target is not None
+        # a check has drawn minibatches since; the fit goes on from its last step
+        self._target.set_generators(self._marks[2])
         self._ensemble = self._ensemble.extend(n)
-        with threadpool_limits(1, user_api="blas"):
-            score, callbacks = self.state
-            self._run(score, callbacks, progressbar, progressbar_theme)
+        self._first, self._losses, self._marks = self._ensemble.n_steps, [], (0, *self._marks[1:])
+        self._known = None  # data may have changed
+        score, callbacks = self.state
+        with one_blas_thread():
+            try:
+                self._run(score, callbacks, progressbar, progressbar_theme)
+            finally:
+                self._target.release()
         return self.approx
+
+    @classmethod
+    def resume(
+        cls,
+        path: str | PathLike[str],
+        model: Any = None,
+        *,
+        callbacks: Sequence[Callback] | None = None,
+        progressbar: bool = True,
+        progressbar_theme: Any = default_progress_theme,
+        temperature: Callable[[int], float] | None = None,
+        backend: str | None = None,
+        compile_kwargs: dict[str, Any] | None = None,
+        threads: int | None = None,
+        cores: int = 1,
+        executor: Executor | None = None,
+    ) -> SPH:
+        """Go on from a checkpoint to the end of the run that wrote it; see `pymc_sph.resume`.
+
+        Returns
+        -------
+        SPH
+            As it would be without the interruption: its `approx` is the fit, and `refine` goes on.
+        """
+        callbacks = check_callbacks(callbacks)
+        path = files.check_path("path", path)
+        saved = checkpointing.read(path, temperature)
+        fields = dataclasses.fields(saved.settings)
+        self = cls(
+            model,
+            threads=threads,
+            cores=cores,
+            executor=executor,
+            scheme=saved.scheme,
+            checkpoint=path,
+            every=saved.options["every"],
+            **{field.name: getattr(saved.settings, field.name) for field in fields},
+        )
+        checkpointing.check_model(saved, fingerprint(self.model))
+        kept = saved.options["compile_kwargs"]
+        if kept is not None and compile_kwargs is None:
+            raise SettingsError(
+                f"compile_kwargs: this fit had {kept}, which a file cannot hold; give it again"
+            )
+        files.clear_leftovers(path)
+        with one_blas_thread():
+            target = self._compile(backend or saved.options["backend"], compile_kwargs)
+            try:
+                checkpointing.check_density(saved, target)
+                self._take_up(saved, target)
+                self._run(saved.score, callbacks, progressbar, progressbar_theme)
+            finally:
+                target.release()
+        return self
 
     def run_profiling(self, n: int = 1000, score: Any = None, **kwargs: Any) -> Any:
         """Raise: there is no single PyTensor function to profile."""
@@ -246,6 +308,7 @@ class SPH(Inference):
             raise SettingsError(f"{name}: give it to SPH({name}=...), or in inf_kwargs")
         if "threads" in changes:
             self.threads = _threads(changes.pop("threads"))
+        self._take_checkpoint(changes)
         before, scheme = self.settings, changes.pop("scheme", self.scheme)
         if scheme != self.scheme:  # nothing of the other scheme's settings carries over
             self.settings = settings_of(scheme, changes, ARGUMENTS)
@@ -282,12 +345,11 @@ class SPH(Inference):
         """Step until the ensemble is done; keep what there is if the fit ends early."""
         assert self._ensemble is not None and self._target is not None
         self.state = (score, callbacks)
-        losses: list[float] = []
-        score = True if score is None else bool(score)
         error: BaseException | None = None
-        began = time.perf_counter()
+        self._write(strict=True)
+        self._since = time.perf_counter()
         try:
-            self._take_steps(losses if score else None, callbacks, progressbar, theme)
+            self._take_steps(callbacks, progressbar, theme)
             status = self._ensemble.status
         except StopIteration as stop:
             status = "stopped"
@@ -298,39 +360,17 @@ class SPH(Inference):
             logger.info(message, self._ensemble.n_steps, see("stopped-before-its-end"))
         except BaseException as err:
             status, error = "failed", err
-        self._seconds += time.perf_counter() - began
-        self.hist = np.concatenate([self.hist, losses])
+        self._seconds, self._since = self._seconds + time.perf_counter() - self._since, None
         try:
-            if error is None:
-                self._conclude(status)
-            else:
-                self._keep_failed(error)
-                raise error
+            self._write()
         finally:
-            self._target.release()
-
-    def _take_steps(
-        self,
-        losses: list[float] | None,
-        callbacks: Sequence[Callback],
-        progressbar: bool,
-        theme: Any,
-    ) -> None:
-        """Take the steps, each followed by the callbacks; minus the ELBOs go into `losses`."""
-        assert self._ensemble is not None and self._target is not None
-        first = self._ensemble.n_steps
-        with progress(self._ensemble.n - first, progressbar, theme) as show:
-            while not self._ensemble.done:
-                self._ensemble, info = self._ensemble.step(self._target)
-                self._steps.append(info)
-                if losses is not None:
-                    losses.append(-info.elbo)
-                show(info, info.step - first)
-                if callbacks:
-                    self._hand_over(None, "running")
-                    for callback in callbacks:
-                        seen = None if losses is None else np.array(losses)
-                        callback(self.approx, seen, info.step)
+            done, self._losses = self._losses[: self._marks[0]], []
+            self.hist = np.concatenate([self.hist, done])
+        if error is None:
+            self._conclude(status)
+        else:
+            self._keep_failed(error)
+            raise error
 
     def _conclude(self, status: str) -> None:
         """Check the fluids as they are, and hand the result to the approximation.
@@ -391,7 +431,7 @@ class SPH(Inference):
         self.approx.draws_from = getattr(self.settings, "draws_from", "density")
         if status != "running":
             self.approx.hist = self.hist
-            self.approx.history = History.of(self._steps)
+            self.approx.history = self._history()
             self.approx.attrs = idata.fit_attrs(
                 result, status, self.settings, self._seconds, self._target.compile_time
             )

@@ -17,6 +17,7 @@ from pymc_sph.errors import InitialPointError
 from pymc_sph.fluid.noise import stream
 from pymc_sph.graph import Point, model_logp, ravel_point
 from pymc_sph.links import see
+from pymc_sph.process import graphs
 from pymc_sph.seeds import POINTS
 
 if TYPE_CHECKING:
@@ -114,6 +115,7 @@ def _finite(target: Target, points: Array, n: int) -> Array:
     return kept[:n]
 
 
+@graphs()
 def _start_point(
     model: Model, overrides: Mapping[str, Any] | None, strategy: str = "support_point"
 ) -> Callable[[int], Point]:
@@ -204,6 +206,7 @@ def _explain(target: Target, theta: Array, point: Point) -> str:
     )
 
 
+@graphs()
 def point_logps(model: Model, point: Point) -> dict[str, float]:
     """Log density of every free and observed variable and potential, summed over its elements."""
     factors = [*dict.fromkeys(model.basic_RVs), *model.potentials]

@@ -16,7 +16,6 @@ import signal
 import sys
 import threading
 import uuid
-import warnings
 import weakref
 
 from collections import OrderedDict
@@ -30,7 +29,9 @@ import numpy as np
 
 from numpy.typing import NDArray
 
+from pymc_sph.interrupts import held_interrupts, run_all
 from pymc_sph.links import see
+from pymc_sph.process import ignored_warnings
 
 logger = logging.getLogger(__name__)
 
@@ -165,21 +166,15 @@ class Parallel:
         return Values(np.concatenate([part.logp for part in parts]), failed, error)
 
     def _map(self, executor: Executor, blocks: list[Array]) -> list[Values]:
-        with warnings.catch_warnings():
-            # Python 3.12 warns of forking a process with threads, as PyMC's samplers do
-            warnings.simplefilter("ignore", DeprecationWarning)
-            futures = [executor.submit(_evaluate, self._token, block) for block in blocks]
-        parts = [future.result() for future in futures]
+        parts = run_all(executor, _evaluate, [(self._token, block) for block in blocks])
         unknown = [i for i, part in enumerate(parts) if part is None]
         if unknown:
             if self._payload is None:
                 self._payload = cloudpickle.dumps(self._make)
-            again = [
-                executor.submit(_evaluate, self._token, blocks[i], self._payload) for i in unknown
-            ]
-            for i, future in zip(unknown, again, strict=True):
-                parts[i] = future.result()
-        return parts  # type: ignore[return-value]
+            calls = [(self._token, blocks[i], self._payload) for i in unknown]
+            for i, part in zip(unknown, run_all(executor, _evaluate, calls), strict=True):
+                parts[i] = part
+        return parts
 
     def _own_pool(self) -> Executor:
         if self._pool is None:
@@ -187,6 +182,8 @@ class Parallel:
             pool = ProcessPoolExecutor(self._cores, context, initializer=_ignore_interrupts)
             weakref.finalize(self, pool.shutdown, wait=False, cancel_futures=True)
             self._pool = pool
+            with held_interrupts(), ignored_warnings(DeprecationWarning):
+                pool.submit(int)  # starts the processes, where they are forked
         return self._pool
 
 

@@ -37,7 +37,9 @@ def progress(
     """
     columns = [*Progress.get_default_columns(), TextColumn("{task.fields[figures]}")]
     disable = not progressbar or total == 0
-    with CustomProgress(*columns, console=Console(theme=theme), disable=disable) as bar:
+    # on stderr: what a program prints on stdout may be read by another one
+    console = Console(theme=theme, stderr=True)
+    with CustomProgress(*columns, console=console, disable=disable) as bar:
         task = bar.add_task("Fitting fluids:", total=total, figures="")
         drawn = -np.inf
         last: tuple[int, str] = (0, "")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
+import threading
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
@@ -19,6 +20,7 @@ from pytensor.graph.traversal import graph_inputs
 
 from pymc_sph.graph import LogpGraph
 from pymc_sph.parallel import ByRows, Parallel
+from pymc_sph.process import graphs, ignored_warnings
 
 Array = NDArray[np.float64]
 
@@ -58,15 +60,17 @@ class RowEngine:
         compile_ = partial(_compile, graph.x, graph.logp, mode, compile_kwargs)
         self._rows = Parallel(compile_, cores, executor)
         self._elsewhere = cores > 1 or executor is not None
+        self._lock = threading.RLock()  # a compiled function serves one thread at a time
 
     def __call__(self, theta: Array) -> tuple[Array, None, NDArray[np.bool_]]:
         """Evaluate a batch; the gradient is None."""
-        if self._elsewhere and any(
-            now is not before for now, before in zip(self._values(), self._seen, strict=True)
-        ):  # pm.set_data must be honoured, and a worker has a copy of the data
-            self._seen = self._values()
-            self._rows.renew()
-        values = self._rows(theta)
+        with self._lock:
+            if self._elsewhere and any(
+                now is not before for now, before in zip(self._values(), self._seen, strict=True)
+            ):  # pm.set_data must be honoured, and a worker has a copy of the data
+                self._seen = self._values()
+                self._rows.renew()
+            values = self._rows(theta)
         return values.logp, None, values.failed
 
     def evaluate_one(self, theta: Array) -> None:
@@ -76,9 +80,17 @@ class RowEngine:
     def reseed(self, seed: int) -> None:
         """Do nothing: graphs with random numbers are never given to this engine."""
 
+    def generators(self) -> tuple[dict[str, Any], ...]:
+        """Return nothing: there are none."""
+        return ()
+
+    def set_generators(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Do nothing: there are none."""
+
     def release(self) -> None:
         """End the processes; they start again when needed."""
-        self._rows.release()
+        with self._lock:
+            self._rows.release()
 
     def _values(self) -> list[Any]:
         return [v.get_value(borrow=True) for v in self._shared]
@@ -86,7 +98,6 @@ class RowEngine:
 
 def _compile(x: Variable, logp: Variable, mode: Mode, kwargs: dict[str, Any]) -> ByRows:
     """Compile the log density; runs once in every worker."""
-    with warnings.catch_warnings():
-        # the C code was this package's choice, and models with large matrices seldom come here
-        warnings.filterwarnings("ignore", message="PyTensor could not link to a BLAS")
+    # the C code was this package's choice, and models with large matrices seldom come here
+    with graphs(), ignored_warnings(UserWarning, "PyTensor could not link to a BLAS"):
         return ByRows(pytensor.function([x], logp, mode=mode, **kwargs))

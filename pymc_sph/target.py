@@ -7,7 +7,7 @@ import logging
 import os
 import time
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -30,7 +30,9 @@ from pymc_sph.graph import (
     ravel_point,
 )
 from pymc_sph.initial_points import dispersed_points
+from pymc_sph.interrupts import held_interrupts
 from pymc_sph.links import see
+from pymc_sph.process import graphs
 from pymc_sph.row_engine import RowEngine
 
 logger = logging.getLogger(__name__)
@@ -58,8 +60,8 @@ class Target:
     Parameters
     ----------
     model : pymc.Model
-    engine : Engine
-        Compiled evaluator.
+    engine : Engine or None
+        Compiled evaluator; None to compile it from the options when it is first needed.
     labels : list of str
         One name per coordinate, such as ``tau_log__`` or ``theta[3]``.
     formulation : {"force", "pressure"}
@@ -83,7 +85,7 @@ class Target:
     def __init__(
         self,
         model: Model,
-        engine: Engine,
+        engine: Engine | None,
         *,
         labels: list[str],
         formulation: str = "force",
@@ -161,10 +163,24 @@ class Target:
             return err
         return None
 
+    @property
+    def portable_options(self) -> dict[str, Any]:
+        """What of its options a file can hold; the rest has no part in its values."""
+        return {name: self._options.get(name) for name in ("formulation", "engine", "backend")}
+
     def release(self) -> None:
-        """End the processes of the pressure form; they start again when needed."""
-        if isinstance(self._engine, RowEngine):
-            self._engine.release()
+        """End threads and processes; they start again when needed."""
+        if self._compiled is not None:
+            with held_interrupts():  # else one may stop it half-way
+                self._compiled.release()
+
+    def generators(self) -> tuple[dict[str, Any], ...]:
+        """Return the states of the random generators of a model with ``pm.Minibatch``."""
+        return self._engine.generators()
+
+    def set_generators(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Set these random generators to what `generators` has returned."""
+        self._engine.set_generators(states)
 
     def reseed(self, seed: int) -> None:
         """Seed the random numbers of a model with ``pm.Minibatch``."""
@@ -197,6 +213,7 @@ class Target:
         return dispersed_points(self, n, seed, overrides)
 
 
+@graphs()
 def compile_target(
     model: Model,
     *,
@@ -282,6 +299,26 @@ def compile_target(
     )
     target.compile_time = time.perf_counter() - began
     return target
+
+
+def later_target(
+    model: Model, formulation: str, random: bool, options: Mapping[str, Any]
+) -> Target:
+    """Return a target that compiles itself when it is first needed.
+
+    Parameters
+    ----------
+    model : pymc.Model
+    formulation, random
+        As in `Target`.
+    options : dict
+        Arguments of `compile_target`.
+    """
+    with graphs():
+        labels = coordinate_labels(model, make_initial_point_fn(model=model)(0))
+    return Target(
+        model, None, labels=labels, formulation=formulation, random=random, options=options
+    )
 
 
 def _resolve_mode(

@@ -21,6 +21,7 @@ from pytensor.graph.replace import vectorize_graph
 
 from pymc_sph.graph import join_value_vars, lower_dims, ravel_point
 from pymc_sph.links import see
+from pymc_sph.process import graphs
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,10 @@ class Transform:
         theta = np.ascontiguousarray(theta, dtype=np.float64)
         if theta.ndim != 2 or theta.shape[1] != self.dim:
             raise ValueError(f"theta must have shape (n, {self.dim}), got {theta.shape}.")
+        with graphs():  # a compiled function serves one thread at a time
+            return self._in_blocks(theta)
+
+    def _in_blocks(self, theta: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         n = len(theta)
         # a graph may not take an empty batch: the shapes are those of any row
         first = self.function(theta[: self.block_rows] if n else np.zeros((1, self.dim)))
@@ -89,6 +94,7 @@ class Transform:
         return max(1, BLOCK_ELEMENTS // row)
 
 
+@graphs()
 def compile_transform(
     model: Model, include_transformed: bool = False, names: Sequence[str] | None = None
 ) -> Transform:

@@ -34,8 +34,9 @@ SEED = 20
 PACKAGE = Path(pymc_sph.__file__).parent
 ENGINE = [
     "checks", "collocated_settings", "confluence", "density_fit", "density_target", "ensemble",
-    "exploration", "final_check", "gradient_free_start", "importance", "links", "mixture",
-    "parallel", "placing", "result", "schemes", "seeds", "settings", "start", "verdict",
+    "exploration", "final_check", "gradient_free_start", "importance", "interrupts", "links",
+    "mixture", "parallel", "placing", "process", "result", "schemes", "seeds", "settings", "start",
+    "verdict",
 ]  # fmt: skip
 FILES = sorted([*PACKAGE.glob("fluid/*.py"), *(PACKAGE / f"{name}.py" for name in ENGINE)])
 seeds = st.integers(0, 2**32 - 1)

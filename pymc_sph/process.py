@@ -1,0 +1,87 @@
+"""What a fit shares with its process: BLAS threads, PyTensor's graphs, filters of warnings."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from threadpoolctl import OpenBLASController, threadpool_limits
+
+_entry = threading.Lock()
+_limits: threadpool_limits | None = None
+_users = 0
+_graphs = threading.RLock()
+_filters = threading.RLock()
+
+
+@contextmanager
+def one_blas_thread() -> Iterator[None]:
+    """Keep BLAS at one thread, until the last of those who asked for it has left.
+
+    The number of threads belongs to the process. Fits that overlap in two threads must not each
+    restore what they found: the first to end would take the limit from the other, and the last
+    would leave it in place for good. (An OpenBLAS that runs on OpenMP has a number of its own for
+    every thread of the program; there the first of them has the limit.)
+    """
+    global _limits, _users
+    with _entry:
+        if _users == 0:
+            _take_control()
+            _limits = threadpool_limits(1, user_api="blas")
+        _users += 1
+    try:
+        yield
+    finally:
+        with _entry:
+            _users -= 1
+            if _users == 0 and _limits is not None:
+                _take_control()
+                _limits.restore_original_limits()
+                _limits = None
+                _take_control()
+
+
+def _take_control() -> None:
+    """Let any thread set the number of threads next.
+
+    threadpoolctl 3.8 listens to the first thread that has set it, and does nothing for others,
+    without a word.
+    """
+    clear = getattr(OpenBLASController, "clear_controlling_thread", None)
+    if clear is not None:
+        clear(force=True)
+
+
+@contextmanager
+def graphs() -> Iterator[None]:
+    """Let one thread at a time build, rewrite and compile graphs.
+
+    PyTensor changes flags of the whole process meanwhile, and restores what it found.
+    """
+    with _graphs:
+        yield
+
+
+@contextmanager
+def ignored_warnings(category: type[Warning], message: str = "") -> Iterator[None]:
+    """Leave out warnings of a kind; see `warnings.filterwarnings`.
+
+    The filters belong to the process, so that only one thread at a time may change them.
+    """
+    with _filters, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message, category)
+        yield
+
+
+def _unlock() -> None:
+    """Make the locks anew in a forked process: their owners are not there."""
+    global _entry, _graphs, _filters
+    _entry, _graphs, _filters = threading.Lock(), threading.RLock(), threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_unlock)
