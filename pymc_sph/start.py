@@ -213,7 +213,8 @@ def with_elbo(
         if 2 * finite.sum() > len(values):
             gap = float(np.mean(values[finite] - log_q[finite]))
             elbo = gap + float(np.linalg.slogdet(L)[1]) + float(np.log(finite.mean()))
-        spread = 0.5 * float(np.var(values - log_q)) if finite.all() else np.inf
+        with np.errstate(over="ignore"):  # an infinite spread says it: log p may be -1e200
+            spread = 0.5 * float(np.var(values - log_q)) if finite.all() else np.inf
         out.append(Gaussian(mean, L, elbo, spread))
     return out
 
