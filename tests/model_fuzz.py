@@ -108,7 +108,7 @@ def univariate(m: FuzzedModel) -> None:
     name, mu, scale = f"x{m.label}", m.location(), m.number(0.2, 3)
     families = {
         "Normal": (lambda **k: pm.Normal(name, mu, scale, **k), ()),
-        "StudentT": (lambda **k: pm.StudentT(name, 4, mu, scale, **k), ()),
+        "StudentT": (lambda **k: pm.StudentT(name, nu=4, mu=mu, sigma=scale, **k), ()),
         "Laplace": (lambda **k: pm.Laplace(name, mu, scale, **k), ()),
         "Logistic": (lambda **k: pm.Logistic(name, mu, scale, **k), ()),
         "Gumbel": (lambda **k: pm.Gumbel(name, mu, scale, **k), ()),
@@ -290,7 +290,7 @@ def truncated(m: FuzzedModel) -> None:
     base = {
         "Normal": lambda: pm.Normal.dist(m.location(), 1),
         "Gamma": lambda: pm.Gamma.dist(2, 1),
-        "StudentT": lambda: pm.StudentT.dist(4, m.location(), 1),
+        "StudentT": lambda: pm.StudentT.dist(nu=4, mu=m.location(), sigma=1),
     }[family]()
     if family == "Gamma" and low is not None:
         low = 0.25

@@ -35,6 +35,12 @@ def fit(model, draws=4000, n=N, **settings):
     return approx, {str(name): x.values[0] for name, x in posterior.data_vars.items()}
 
 
+def weighted(approx, draws=1000):
+    """Importance-corrected draws (chains * draws, *shape) by name."""
+    posterior = approx.sample_chains(draws, random_seed=5)["posterior"]
+    return {str(name): np.concatenate(list(x.values)) for name, x in posterior.data_vars.items()}
+
+
 def matches(x, mean, sd, error=0.1):
     """Mean and sd of draws, as far as a reliable fit promises: `error` sds."""
     np.testing.assert_allclose((x.mean(axis=0) - mean) / sd, 0, atol=error)
@@ -179,8 +185,10 @@ def test_a_parameter_twice():
     if approx.verdict.grade == "reliable":
         np.testing.assert_allclose(draws["x"].sum(axis=1), 0.5, atol=1e-7)
         matches(draws["x"][:, 0] - draws["x"][:, 1], 0, np.sqrt(2))
-    else:
-        assert approx.verdict.grade == "unreliable", approx.verdict
+    elif approx.verdict.grade == "use the weights":
+        draws = weighted(approx)
+        np.testing.assert_allclose(draws["x"].sum(axis=1), 0.5, atol=1e-7)
+        matches(draws["x"][:, 0] - draws["x"][:, 1], 0, np.sqrt(2), error=0.25)
     assert approx.verdict.reason
 
 
@@ -226,12 +234,13 @@ def test_a_million_data():
 
 
 def test_nan_in_data_names_the_variable():
-    """PyMC imputes NaN in `observed=array`; what it does not see, in pm.Data, is an error here."""
+    """PyMC imputes NaN in `observed=array` and refuses it in pm.Data; not what is set later."""
     with pm.Model() as model:
         mu = pm.Normal("mu", 0, 1)
-        data = pm.Data("measured", [1.0, np.nan])
+        data = pm.Data("measured", [1.0, 2.0])
         pm.Normal("good", mu, 1, observed=[0.3])
         pm.Normal("y", mu, 1, observed=data)
+    data.set_value(np.array([1.0, np.nan]))
     with pytest.raises(InitialPointError, match=r"because of: y \(log p = nan\)"):
         fit(model)
 
@@ -239,8 +248,7 @@ def test_nan_in_data_names_the_variable():
 def test_nan_in_a_predictor_names_the_variable():
     with pm.Model() as model:
         b = pm.Normal("b", 0, 1)
-        x = pm.Data("x", [1.0, np.nan])
-        pm.Normal("y", b * x, 1, observed=[1.0, 2.0])
+        pm.Normal("y", b * np.array([1.0, np.nan]), 1, observed=[1.0, 2.0])
     with pytest.raises(InitialPointError, match=r"\by \(log p = nan\)"):
         fit(model)
 
