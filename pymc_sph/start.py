@@ -219,10 +219,10 @@ def with_elbo(
     out = []
     for (mean, L), values in zip(found, logp, strict=True):
         finite, elbo = np.isfinite(values), -np.inf
-        if 2 * finite.sum() > len(values):
-            gap = float(np.mean(values[finite] - log_q[finite]))
-            elbo = gap + float(np.linalg.slogdet(L)[1]) + float(np.log(finite.mean()))
-        with np.errstate(over="ignore"):  # an infinite spread says it: log p may be -1e200
+        with np.errstate(over="ignore"):  # where log p is near 1e300 or so, infinity is the answer
+            if 2 * finite.sum() > len(values):
+                gap = float(np.mean(values[finite] - log_q[finite]))
+                elbo = gap + float(np.linalg.slogdet(L)[1]) + float(np.log(finite.mean()))
             spread = 0.5 * float(np.var(values - log_q)) if finite.all() else np.inf
         out.append(Gaussian(mean, L, elbo, spread))
     return out

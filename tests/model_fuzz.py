@@ -75,7 +75,9 @@ class FuzzedModel:
 
     def shaped(self) -> dict[str, Any]:
         """Keywords of a random shape: none, a shape, or named dimensions with coordinates."""
-        kind = self.rnd.choice(["scalar", "scalar", "shape", "dims", "dims", "plain dims", "matrix"])
+        kind = self.rnd.choice(
+            ["scalar", "scalar", "shape", "dims", "dims", "plain dims", "matrix"]
+        )
         n = self.rnd.randint(1, 3)
         self.note(f"{kind} {n}")
         if kind == "scalar":

@@ -17,7 +17,7 @@ import pytest
 
 from scipy import stats
 
-from pymc_sph import GradientError, InitialPointError, UnreliableFitWarning
+from pymc_sph import GradientError, InitialPointError, StartError, UnreliableFitWarning
 
 N = 300
 """Steps: enough for all of these, and a bound where a fit would never come to an end."""
@@ -66,6 +66,7 @@ def half_normal():
     return np.sqrt(2 / np.pi), np.sqrt(1 - 2 / np.pi)
 
 
+@pytest.mark.slow
 def test_no_density_on_half_the_space_in_ten_dimensions():
     with pm.Model() as model:
         x = pm.Normal("x", 0, 1, shape=10, initval=np.ones(10))
@@ -93,18 +94,20 @@ def test_gradients_that_are_nan_in_a_region():
     assert approx.log_evidence == pytest.approx(0, abs=0.1) or approx.verdict.grade == "unreliable"
 
 
-@pytest.mark.parametrize("formulation", ["force", "pressure"])
+@pytest.mark.parametrize("formulation", ["force", pytest.param("pressure", marks=pytest.mark.slow)])
 def test_scales_from_1e_minus_8_to_1e8(formulation):
     scales = np.array([1e-8, 1e-4, 1.0, 1e4, 1e8])
     with pm.Model() as model:
         pm.Normal("x", 3 * scales, scales, shape=5)
     approx, draws = fit(model, formulation=formulation)
-    assert approx.verdict.grade != "reliable" or np.isfinite(draws["x"]).all()
+    assert np.isfinite(draws["x"]).all()
     if approx.verdict.grade == "reliable":
         matches(draws["x"], 3 * scales, scales)
         assert approx.log_evidence == pytest.approx(0, abs=0.05)
-    if formulation == "force":
-        assert approx.verdict.grade == "reliable", approx.verdict
+    elif approx.verdict.grade == "use the weights":
+        matches(weighted(approx)["x"], 3 * scales, scales, error=0.25)
+    # a start holds sds that differ by up to 1e8; these differ by 1e16
+    assert formulation == "pressure" or approx.verdict.grade != "unreliable", approx.verdict
 
 
 @pytest.mark.parametrize("scale", [1e-8, 1e8])
@@ -151,7 +154,7 @@ def unbounded_at_a_point():
 
 
 @pytest.mark.parametrize(
-    "make", [improper_in_one_direction, improper_beyond_a_slope, unbounded, unbounded_at_a_point]
+    "make", [improper_in_one_direction, improper_beyond_a_slope, unbounded_at_a_point]
 )
 def test_no_posterior_is_unreliable_and_says_why(make):
     with warnings.catch_warnings():
@@ -160,6 +163,18 @@ def test_no_posterior_is_unreliable_and_says_why(make):
         approx, _ = fit(make(), 20, n=60)
     assert approx.verdict.grade == "unreliable", approx.verdict
     assert approx.verdict.reason and approx.verdict.advice
+
+
+def test_a_log_density_that_rises_without_bound_has_no_start():
+    """It reaches 1e308 at once, where no sum of it is finite; else the verdict would tell."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        try:
+            approx, _ = fit(unbounded(), 20, n=60)
+        except StartError as err:
+            assert "finite" in str(err)
+        else:
+            assert approx.verdict.grade == "unreliable", approx.verdict
 
 
 @pytest.mark.parametrize("correlation", [1 - 1e-6, 1 - 1e-12])
