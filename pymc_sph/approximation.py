@@ -192,14 +192,14 @@ class FluidApproximation(Empirical):
         TypeError
             For a keyword that none of this takes.
         """
-        mixture = self._fitted()
+        self._fitted()
         draws = check_integer("draws", draws, 1, whole_floats=True)
         idata.check_kwargs("sample", idata_kwargs)
         rng = random_generator(random_seed)
         draw = resampling.draw_pooled
         if self.draws_from == "particles":
             draw = resampling.draw_particles
-        sample = draw(mixture, self._logp, draws, rng, self._void)
+        sample = self._draw(draw, draws, rng)
         model = self._model(model)
         if not return_inferencedata:
             return self._multitrace(sample.theta, model)
@@ -265,7 +265,7 @@ class FluidApproximation(Empirical):
         draw = resampling.draw_corrected if importance else resampling.draw_by_share
         if particles:
             draw = resampling.draw_particles
-        sample = draw(mixture, self._logp, chains * draws, rng, self._void)
+        sample = self._draw(draw, chains * draws, rng)
         sample = sample.take(resampling.deal(sample.fluid, chains, draws, rng))
         return self._container(
             sample.theta, sample.stats(), self._model(model), include_transformed, importance,
@@ -300,10 +300,10 @@ class FluidApproximation(Empirical):
         --------
         >>> pm.sample(initvals=approx.initvals(4), init="adapt_diag")  # doctest: +SKIP
         """
-        mixture = self._fitted()
+        self._fitted()
         chains = check_integer("chains", chains, 1)
         model = self._model(model)
-        sample = resampling.draw_pooled(mixture, self._logp, chains, random_generator(random_seed))
+        sample = self._draw(resampling.draw_pooled, chains, random_generator(random_seed))
         transform = compile_transform(model, names=[rv.name for rv in model.free_RVs])
         values = transform(sample.theta)
         return [{name: x[i] for name, x in values.items()} for i in range(chains)]
@@ -384,20 +384,25 @@ class FluidApproximation(Empirical):
     def _model(self, model: Any) -> Any:
         return model or Model.get_context(error_if_none=False) or self.model
 
-    def _logp(self, theta: NDArray) -> NDArray:
-        """Log joint density (n,) at points (n, d), unconstrained space."""
+    def _draw(self, draw: Any, n: int, rng: np.random.Generator) -> resampling.Sample:
+        """Draw n points by one of the functions of `resampling`; warn if log p is undefined."""
+
+        def logp(theta: NDArray) -> NDArray:
+            return np.asarray(self._target(theta)[0])
+
         try:
-            logp = self._target(theta)[0]
+            sample: resampling.Sample = draw(self._fitted(), logp, n, rng, self._void)
         finally:
             self._target.release()
-        if not np.isfinite(logp).any():
+        # of all draws together: those that replace a few draws may all lie where p is zero
+        if not np.isfinite(sample.lp).any():
             warnings.warn(
                 "log p is not finite at any draw, so `lp` and `log_weight` mean nothing. If "
                 "pm.set_data has changed the data since the fit, fit again."
                 + see("the-data-have-changed-since-the-fit"),
                 stacklevel=3,
             )
-        return logp
+        return sample
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out compiled functions: they are compiled again when they are needed."""

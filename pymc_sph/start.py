@@ -27,6 +27,8 @@ CALM = 0.1
 """Divergence, nats, below which a posterior is close to a Gaussian, and needs little effort."""
 SAME = 0.01
 """Squared Mahalanobis distance over d below which two paths have ended in the same point."""
+SHORT = 0.1
+"""Longest difference for the curvature where longer ones have overflowed."""
 SPREAD = 1e8
 """Largest ratio of the standard deviations of a Gaussian."""
 
@@ -174,13 +176,20 @@ def fit_gaussians(
     scale = 0.01 / np.sqrt(np.maximum(np.abs(np.diagonal(rough[0])), 1e-12))
     curvature, used = hessians(target, points, scale)
     spent += used
+    # a path may end in a funnel's neck, flat to the last digit: from there, steps come out so long
+    # that log p overflows at the points before it as well
+    lost = ~np.isfinite(curvature).all(axis=(1, 2))
+    if lost.any():
+        curvature[lost], used = hessians(target, points[lost], np.minimum(scale, SHORT))
+        spent += used
     found = []
     for x, g, H in zip(points, grad, curvature, strict=True):
         if not (np.isfinite(H).all() and np.isfinite(g).all()):
             continue
         L = covariance_factor(H)
         newton = L @ (L.T @ g)
-        length = np.sqrt(np.sum((L.T @ g) ** 2))
+        with np.errstate(over="ignore"):  # an infinite length makes no step of it
+            length = np.sqrt(np.sum((L.T @ g) ** 2))
         limit = 3.0 * np.sqrt(d)
         found += [(mean, L) for mean in (x, x + newton * min(1.0, limit / max(length, 1e-300)))]
     if not found:
@@ -210,10 +219,11 @@ def with_elbo(
     out = []
     for (mean, L), values in zip(found, logp, strict=True):
         finite, elbo = np.isfinite(values), -np.inf
-        if 2 * finite.sum() > len(values):
-            gap = float(np.mean(values[finite] - log_q[finite]))
-            elbo = gap + float(np.linalg.slogdet(L)[1]) + float(np.log(finite.mean()))
-        spread = 0.5 * float(np.var(values - log_q)) if finite.all() else np.inf
+        with np.errstate(over="ignore"):  # where log p is near 1e300 or so, infinity is the answer
+            if 2 * finite.sum() > len(values):
+                gap = float(np.mean(values[finite] - log_q[finite]))
+                elbo = gap + float(np.linalg.slogdet(L)[1]) + float(np.log(finite.mean()))
+            spread = 0.5 * float(np.var(values - log_q)) if finite.all() else np.inf
         out.append(Gaussian(mean, L, elbo, spread))
     return out
 

@@ -9,6 +9,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pymc_sph.fluid import (
     equation_of_state,
     forces,
@@ -122,10 +124,27 @@ def step(
     observation : Observation
         What the probes saw before the step.
     """
-    xp = namespace(fluid.z)
     y, own = draw_probes(fluid, noise)
     theta = to_unconstrained(fluid, y)
     logp, grad = target(theta)
+    # numbers beyond the range of floating point are set aside below; the target's own warnings stay
+    with np.errstate(over="ignore", invalid="ignore"):
+        return _react(fluid, noise, y, own, theta, logp, grad, rates, around)
+
+
+def _react(
+    fluid: Fluid,
+    noise: ProbeNoise,
+    y: Array,
+    own: Array,
+    theta: Array,
+    logp: Array,
+    grad: Array,
+    rates: Rates,
+    around: Field | None,
+) -> tuple[Fluid, Observation]:
+    """Finish a step, with the target evaluated at the probes theta: y in the frame, of `own`."""
+    xp = namespace(fluid.z)
     field = density(fluid, y)
     log_rho, grad_log_rho, log_det = field.log_rho, field.grad, log_det_frame(fluid)
     if around is not None:  # from here on in the frame, as the fluid's own
