@@ -203,7 +203,7 @@ def counts(m: FuzzedModel, name: str, mean: Any, n: int) -> None:
         lambda: pm.NegativeBinomial(name, mu=pt.exp(mean), alpha=2, observed=data),
         lambda: pm.ZeroInflatedPoisson(name, 0.7, pt.exp(mean), observed=data),
         lambda: pm.Bernoulli(name, logit_p=mean, observed=[k % 2 for k in data]),
-        lambda: pm.Categorical(name, logit_p=pt.stack([mean, 0, 1]), observed=[k % 3 for k in data]),
+        lambda: pm.Categorical(name, logit_p=pt.stack([mean, 0, 1]), observed=np.mod(data, 3)),
         lambda: pm.OrderedLogistic(name, mean, [-1.0, 1.0], observed=[k % 3 for k in data]),
     ]  # fmt: skip
     m.rnd.choice(make)()
