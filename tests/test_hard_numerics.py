@@ -327,17 +327,3 @@ def test_models_in_single_precision():
         env=os.environ | {"PYTENSOR_FLAGS": flags.lstrip(",")},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-
-
-@pytest.mark.slow
-def test_two_thousand_dimensions():
-    """Independent normals of many scales; few steps, and no larger promise than the verdict's."""
-    scales = np.geomspace(1e-3, 1e3, 2000)
-    with pm.Model() as model:
-        pm.Normal("x", scales, scales, shape=2000)
-    approx, draws = fit(model, 500, n=40, particles=4, probes=8, fluids=2, paths=1, temperature=1)
-    assert np.isfinite(draws["x"]).all()
-    if approx.verdict.grade == "reliable":
-        # 500 draws: the worst of 2,000 means is about 3.5 standard errors off, .16 sd
-        matches(draws["x"], scales, scales, error=0.25)
-    assert approx.verdict.reason
