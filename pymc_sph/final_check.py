@@ -17,7 +17,6 @@ import numpy as np
 from scipy.special import logsumexp
 
 from pymc_sph import importance
-from pymc_sph.exploration import calm
 from pymc_sph.fluid.step import LogDensity
 from pymc_sph.mixture import FluidMixture
 from pymc_sph.start import Gaussian
@@ -28,12 +27,6 @@ REACH = (2.0, 5.0)
 """How much further out than q's own the draws of its wider twins lie, in sds of a kernel."""
 LEAST = 25
 """Least number of draws around a known mode."""
-
-
-FEWER = 4
-"""Factor by which fewer draws are taken where they are enough."""
-FLAT = 0.02
-"""Half the variance of log p - log q, nats, below which they are."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +75,7 @@ def check(
     n: int,
     rng: np.random.Generator,
 ) -> Check:
-    """Weigh up to n draws from q, and about as many from beyond it, against the target.
-
-    A quarter of n will do where the posterior is close to a Gaussian and log p - log q hardly
-    varies.
+    """Weigh n draws from q, and about as many from beyond it, against the target.
 
     Leaving the void out, a share s of q, makes the rest denser: log q grows by -log(1 - s).
 
@@ -98,16 +88,12 @@ def check(
     modes : sequence of Gaussian
         Modes that were known before the fluids started.
     n : int
-        Draws from q, at most.
+        Draws from q.
     rng : numpy.random.Generator
         Source of the randomness.
     """
-    own = mixture.sample(max(n // FEWER, LEAST), rng).theta
+    own = mixture.sample(n, rng).theta
     logp, _ = target(own)
-    if not _is_flat(mixture, modes, own, logp):
-        more = mixture.sample(n - len(own), rng).theta
-        own, logp = np.concatenate([own, more]), np.concatenate([logp, target(more)[0]])
-    n = len(own)
     n_nonfinite = int(np.sum(~np.isfinite(logp)))
     inside = logp != -np.inf
     if not inside.any():
@@ -137,14 +123,6 @@ def check(
         n_nonfinite=n_nonfinite,
         n_evaluations=n + beyond.n_evaluations,
     )
-
-
-def _is_flat(
-    mixture: FluidMixture, modes: Sequence[Gaussian], theta: np.ndarray, logp: np.ndarray
-) -> bool:
-    if not (calm(modes) and np.isfinite(logp).all()):
-        return False
-    return bool(0.5 * np.var(logp - mixture.log_density(theta)) < FLAT)
 
 
 Moments = tuple[np.ndarray, np.ndarray]
