@@ -65,6 +65,12 @@ def finite_real(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def described(error: BaseException) -> str:
+    """Return an error's type and first line."""
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
 class CheckedSettings:
     """A frozen dataclass of settings that checks its fields and keeps them as plain values."""
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from pymc_sph.checks import SettingsError, shown
+from pymc_sph.checks import SettingsError, described, shown
 
 SUFFIXES = (".npz", ".zarr")
 HEADER = "pymc_sph"
@@ -128,7 +128,7 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, np.nda
     except (FileError, SettingsError):
         raise
     except Exception as err:  # zipfile, NumPy and Zarr raise a dozen kinds
-        raise FileError(f"{path} is damaged: {_first_line(err)}") from err
+        raise FileError(f"{path} is damaged: {described(err)}") from err
 
 
 def clear_leftovers(path: Path) -> None:
@@ -238,8 +238,3 @@ def _digest(arrays: Mapping[str, np.ndarray]) -> str:
         out.update(f"{name} {array.dtype.str} {array.shape}\n".encode())
         out.update(np.ascontiguousarray(array).tobytes())
     return out.hexdigest()
-
-
-def _first_line(err: BaseException) -> str:
-    lines = str(err).strip().splitlines()
-    return f"{type(err).__name__}: {lines[0]}" if lines else type(err).__name__

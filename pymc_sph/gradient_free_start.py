@@ -18,7 +18,7 @@ from scipy.linalg import lstsq
 
 from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.step import LogDensity
-from pymc_sph.start import Gaussian, covariance_factor, elbo_noise, thin, with_elbo
+from pymc_sph.start import Gaussian, best, covariance_factor, elbo_noise, thin, with_elbo
 
 FLAT = 1.0
 """A run ends when its values have changed by less than this, nats, over its last generations:
@@ -87,9 +87,9 @@ def find_starts(
         found = candidates(run)
         if not found:
             continue
-        best = _best(with_elbo(target, found, noise))
-        wider = [(best.mu, best.L * factor) for factor in RESCALINGS]
-        starts.append(_best([best, *with_elbo(target, wider, noise)]))
+        right = best(with_elbo(target, found, noise))
+        wider = [(right.mu, right.L * factor) for factor in RESCALINGS]
+        starts.append(best([right, *with_elbo(target, wider, noise)]))
         spent += (len(found) + len(wider)) * len(noise)
     starts = [start for start in starts if np.isfinite(start.elbo)]
     return sorted(starts, key=lambda start: -start.elbo), spent
@@ -186,8 +186,3 @@ def _quadratic(
     newton = L @ (L.T @ (beta[1 : 1 + d] / scale))
     length = np.sqrt(np.sum(np.linalg.solve(L, newton) ** 2))
     return [(mean + newton * min(1.0, 3.0 * np.sqrt(d) / max(length, 1e-300)), L)]
-
-
-def _best(found: list[Gaussian]) -> Gaussian:
-    """Return the Gaussian with the largest ELBO."""
-    return max(found, key=lambda g: g.elbo)

@@ -179,6 +179,11 @@ def netcdf_attrs(attrs: Mapping[str, Any]) -> dict[str, Any]:
     return out
 
 
+def group_names(data: Any) -> list[str]:
+    """Names of the groups of InferenceData or DataTree."""
+    return list(data.groups() if PYMC_5 else data.children)
+
+
 def group(data: Any, name: str) -> Any:
     """One group of InferenceData or DataTree, as an xarray Dataset."""
     return data[name] if PYMC_5 else data[name].to_dataset()

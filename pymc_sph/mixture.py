@@ -55,6 +55,12 @@ class FluidMixture:
         """Dimension d of the unconstrained space."""
         return self.fluids[0].dim
 
+    @property
+    def log_masses(self) -> np.ndarray:
+        """Log masses (n,) of all particles, in the order of the fluids; the masses sum to 1."""
+        parts = [f.log_m + w for f, w in zip(self.fluids, self.log_weights, strict=True)]
+        return np.concatenate(parts)
+
     def sample(self, n: int, rng: np.random.Generator, fluid: int | None = None) -> Draws:
         """Draw n independent points from q, or from one fluid alone.
 

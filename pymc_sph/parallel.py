@@ -29,6 +29,7 @@ import numpy as np
 
 from numpy.typing import NDArray
 
+from pymc_sph.checks import described
 from pymc_sph.interrupts import held_interrupts, run_all
 from pymc_sph.links import see
 from pymc_sph.process import ignored_warnings
@@ -81,7 +82,7 @@ class ByRows:
                 logp[k] = self.function(row)
             except Exception as err:
                 failed[k] = True
-                error = error or _describe(err)
+                error = error or described(err)
         return Values(logp, failed, error)
 
 
@@ -210,9 +211,3 @@ def _evaluate(token: str, theta: Array, payload: bytes | None = None) -> Values 
 def _ignore_interrupts() -> None:
     """Leave Ctrl-C to the parent, which keeps the fit so far and still needs the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-
-def _describe(error: Exception) -> str:
-    """Return an error's type and first line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -113,9 +113,8 @@ def draw_particles(
     sizes = [f.n_particles for f in mixture.fluids]
     fluid = np.repeat(np.arange(len(sizes)), sizes)
     particle = np.concatenate([np.arange(size) for size in sizes])
-    log_m = np.concatenate([f.log_m for f in mixture.fluids]) + mixture.log_weights[fluid]
     theta = np.concatenate([to_unconstrained(f, f.z) for f in mixture.fluids])
-    index = rng.permutation(systematic(np.exp(log_m), n, rng))
+    index = rng.permutation(systematic(np.exp(mixture.log_masses), n, rng))
     theta = theta[index]
     log_q = mixture.log_density(theta) + _denser(void)
     return Sample(theta, fluid[index], particle[index], logp(theta), log_q)

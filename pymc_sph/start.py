@@ -7,8 +7,9 @@ the curvature here comes from differences of the gradient, all points of a path 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -54,6 +55,11 @@ class Gaussian:
     elbo: float
     divergence: float = np.inf
 
+    @cached_property
+    def L_inv(self) -> np.ndarray:
+        """Inverse (d, d) of the factor: paths ask at every iterate how far off they are."""
+        return np.linalg.inv(self.L)
+
     @property
     def calm(self) -> bool:
         """Whether the posterior is close to this Gaussian."""
@@ -93,9 +99,14 @@ def find_starts(
         gaussians, used = fit_gaussians(target, thin(path), noise)
         spent += used
         if gaussians:
-            starts.append(max(gaussians, key=lambda g: g.elbo))
+            starts.append(best(gaussians))
     starts = [start for start in starts if np.isfinite(start.elbo)]
     return sorted(starts, key=lambda start: -start.elbo), spent
+
+
+def best(gaussians: Sequence[Gaussian]) -> Gaussian:
+    """Return the Gaussian with the largest ELBO."""
+    return max(gaussians, key=lambda g: g.elbo)
 
 
 def elbo_noise(rng: np.random.Generator, dim: int) -> np.ndarray:
@@ -230,7 +241,7 @@ def with_elbo(
 
 def offset(gaussian: Gaussian, point: np.ndarray) -> float:
     """Squared Mahalanobis distance of a point (d,) from a Gaussian's mean, over d."""
-    return float(np.mean(np.linalg.solve(gaussian.L, point - gaussian.mu) ** 2))
+    return float(np.mean((gaussian.L_inv @ (point - gaussian.mu)) ** 2))
 
 
 def hessians(target: LogDensity, points: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, int]:

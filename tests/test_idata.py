@@ -10,9 +10,10 @@ import pymc as pm
 import pytest
 import xarray as xr
 
+from round_trip import netcdf_round_trip
 from scipy.stats import norm
 
-from pymc_sph.idata import PYMC_5, netcdf_attrs, to_container
+from pymc_sph.idata import PYMC_5, group_names, netcdf_attrs, to_container
 
 Y = np.array([0.5, -1.0, 2.0])
 
@@ -49,7 +50,7 @@ def data(model, draws):
 
 
 def groups(data):
-    return set(data.groups()) if PYMC_5 else set(data.children)
+    return set(group_names(data))
 
 
 def test_container_is_that_of_the_installed_pymc(data):
@@ -89,12 +90,7 @@ def test_more_coords_and_dims(model, draws):
 
 
 def test_file_holds_everything(data, tmp_path):
-    file = str(tmp_path / "fit.nc")
-    data.to_netcdf(file, engine="h5netcdf")
-    if PYMC_5:
-        back = az.from_netcdf(file, engine="h5netcdf")
-    else:
-        back = xr.open_datatree(file, engine="h5netcdf")
+    back = netcdf_round_trip(data, tmp_path)
     assert groups(back) == groups(data)
     for group in groups(data):
         for name, values in data[group].data_vars.items():

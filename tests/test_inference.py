@@ -14,7 +14,7 @@ import pytest
 import pymc_sph
 
 from pymc_sph import SPH, SettingsError
-from pymc_sph.idata import PYMC_5
+from pymc_sph.idata import PYMC_5, group_names
 
 X = np.linspace(-1, 1, 30)
 Y = 1 + 2 * X + 0.3 * np.random.default_rng(0).standard_normal(30)
@@ -53,7 +53,7 @@ def variable(data, name, group="posterior"):
 
 
 def groups(data):
-    return set(data.groups()) if PYMC_5 else set(data.children)
+    return set(group_names(data))
 
 
 # --- pm.fit

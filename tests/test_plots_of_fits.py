@@ -6,9 +6,9 @@ import arviz as az
 import numpy as np
 import pymc as pm
 import pytest
-import xarray as xr
 
 from pymc.initial_point import make_initial_point_fns_per_chain
+from round_trip import netcdf_round_trip
 
 import pymc_sph
 
@@ -190,12 +190,7 @@ def test_pymc_starts_where_they_say(approx):
 
 
 def test_a_file_holds_history_and_particles(data, tmp_path):
-    file = str(tmp_path / "fit.nc")
-    data.to_netcdf(file, engine="h5netcdf")
-    if PYMC_5:
-        back = az.from_netcdf(file, engine="h5netcdf")
-    else:
-        back = xr.open_datatree(file, engine="h5netcdf")
+    back = netcdf_round_trip(data, tmp_path)
     one, two = group(data, "fluid"), group(back, "fluid")
     assert set(one) == set(two) and one.attrs == two.attrs
     for name in one:

@@ -20,7 +20,7 @@ from small_models import constrained, eight_schools
 import pymc_sph
 
 from pymc_sph import SPH, FileError, MismatchError, SettingsError
-from pymc_sph.idata import PYMC_5
+from pymc_sph.idata import group_names
 
 SMALL = {"fluids": 2, "particles": 8}
 
@@ -44,9 +44,10 @@ FITS = {
 
 
 def groups(data):
-    names = data.groups() if PYMC_5 else list(data.children)
     return {
-        (group, name): data[group][name].values for group in names for name in data[group].data_vars
+        (group, name): data[group][name].values
+        for group in group_names(data)
+        for name in data[group].data_vars
     }
 
 

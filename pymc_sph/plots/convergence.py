@@ -125,10 +125,7 @@ def plot_masses(data: Any, ax: Any = None) -> Any:
         )  # fmt: skip
     ax.axhline(1 / n, color="0.4", linestyle="--", linewidth=1, label="equal masses")
     ax.set_yscale("log")
-    lightest = min(
-        float(np.exp(f.log_m.min() + w))
-        for f, w in zip(mixture.fluids, mixture.log_weights, strict=True)
-    )
+    lightest = float(np.exp(mixture.log_masses.min()))
     ax.set_ylim(bottom=max(lightest / 2, 1e-4 / n))  # what is lighter counts for nothing
     ax.set(xlabel="particle of the fluid, by mass", ylabel="mass")
     ax.legend(fontsize=8, frameon=False, loc="lower left")

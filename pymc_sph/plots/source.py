@@ -10,7 +10,7 @@ import xarray as xr
 
 from pymc_sph.graph import coordinate_labels
 from pymc_sph.history import History, history_of, mixture_of
-from pymc_sph.idata import group
+from pymc_sph.idata import group, group_names
 from pymc_sph.mixture import FluidMixture
 
 GROUP = "fluid"
@@ -38,10 +38,7 @@ class Source:
     @property
     def masses(self) -> np.ndarray:
         """Masses (n,) of the particles of all fluids; they sum to 1."""
-        shares = self.mixture.log_weights
-        return np.concatenate(
-            [np.exp(f.log_m + share) for f, share in zip(self.mixture.fluids, shares, strict=True)]
-        )
+        return np.exp(self.mixture.log_masses)
 
 
 def source_of(data: Any) -> Source:
@@ -100,12 +97,11 @@ def _dataset(data: Any) -> xr.Dataset:
             f"data={type(data).__name__}: give what pm.fit(method='sph') returns, or its draws "
             "(InferenceData or DataTree)"
         )
-    # a method in ArviZ 0.x; in 1.x a property with slashes
-    names = data.groups() if callable(data.groups) else [name.strip("/") for name in data.groups]
+    names = group_names(data)
     if GROUP not in names:
         raise ValueError(
             f"The draws have no group {GROUP!r}: they do not come from pymc_sph. "
-            f"Their groups are {', '.join(filter(None, names))}."
+            f"Their groups are {', '.join(names)}."
         )
     found: xr.Dataset = group(data, GROUP)
     return found
