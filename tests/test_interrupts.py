@@ -13,6 +13,7 @@ import threading
 import time
 
 from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 
 import interrupted_fit
 import numpy as np
@@ -57,11 +58,20 @@ def no_worker_is_left():
     """No thread of this package or of its executors, and no child process, not even a dead one."""
     names = [t.name for t in threading.enumerate()]
     ours = [n for n in names if n.startswith(("pymc_sph", "ExecutorManager", "QueueFeeder"))]
-    children = []
-    for task in os.listdir("/proc/self/task"):
-        with open(f"/proc/self/task/{task}/children") as file:
-            children += file.read().split()
-    return not ours and not children and not multiprocessing.active_children()
+    return not ours and not children() and not multiprocessing.active_children()
+
+
+def children():
+    """Ids of this process's children; a thread that ends meanwhile hands its own to another one."""
+    while True:
+        try:
+            return [
+                child
+                for task in os.listdir("/proc/self/task")
+                for child in Path(f"/proc/self/task/{task}/children").read_text().split()
+            ]
+        except (FileNotFoundError, ProcessLookupError):
+            continue
 
 
 def resumed(method, path):
