@@ -1,9 +1,11 @@
 """Hot probes of the space: paths from far out, to find modes that the start did not come near.
 
 Points are drawn around the modes known so far as if the posterior were heated: from Gaussians whose
-covariance is T times a mode's, at several temperatures T. L-BFGS cools each point down to a mode.
-Paths go out in rounds. If the first round finds one mode only, it is the last; otherwise rounds
-go on until there are enough, and the second half of all paths has found nothing new.
+covariance is T times a mode's, at several temperatures T. L-BFGS cools each point down to a mode,
+unless its gradient says that it belongs to a known one: where a Newton step with that mode's
+covariance ends well inside it. Near Gaussian modes one gradient does for most points.
+Points go out in rounds. If the first few find one mode only, they are the last; otherwise rounds
+go on until there are enough, and the second half of all points has found nothing new.
 """
 
 from __future__ import annotations
@@ -15,12 +17,16 @@ import numpy as np
 
 from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.step import LogDensity
-from pymc_sph.start import Gaussian, elbo_noise, fit_gaussians, lbfgs_path, offset
+from pymc_sph.start import Gaussian, elbo_noise, fit_gaussians, landings, lbfgs_path, offset
 
 ROUND = 32
-"""Paths per round."""
-ROUNDS = 600
+"""Points per round."""
+ROUNDS = 10_000
 """Largest number of rounds."""
+GLANCE = 256
+"""Gradients that are spent at least where one mode is known."""
+EFFORT = (3_000, 1_000)
+"""Gradients, and gradients per squared dimension, that are spent at least on several modes."""
 DEPTH = 10.0
 """A mode further below the best one, in nats of the ELBO, carries no mass: e^-10 = 5e-5."""
 CARRYING = 7.0
@@ -98,21 +104,28 @@ def explore(
     if temperature <= 1:
         return Exploration(tuple(modes), 0.0, spent)
     rng = stream(*seed)
-    noise = elbo_noise(rng, len(modes[0].mu))
+    dim = len(modes[0].mu)
+    noise = elbo_noise(rng, dim)
     hits = [0] * len(modes)
     latest = 0
     for done in range(1, rounds + 1):
-        for point in hot_probes(modes, temperature, rng):
-            mode, used = follow(target, point, modes, noise)
-            spent += used
+        points = hot_probes(modes, temperature, rng)
+        logp, grad = target(points)
+        spent += ROUND
+        finite = np.isfinite(logp) & np.isfinite(grad).all(axis=1)
+        landed = landings(modes, points[finite], grad[finite], INSIDE)
+        for point, mode in zip(points[finite], landed, strict=True):
+            if mode is None:
+                mode, used = follow(target, point, modes, noise)
+                spent += used
             if mode is None:
                 continue
             if mode == len(hits):
                 hits.append(0)
                 latest = done
             hits[mode] += 1
-        settled = done >= max(2 * latest, least_rounds(modes))
-        if settled or spent > BUDGET[0] + BUDGET[1] * len(modes[0].mu):
+        settled = done >= 2 * latest and spent >= least_effort(modes)
+        if settled or spent > BUDGET[0] + BUDGET[1] * dim:
             break
     unseen = hits.count(1) / max(sum(hits), ROUND)  # where few paths arrive, one hit says little
     best = max(mode.elbo for mode in modes)
@@ -120,16 +133,15 @@ def explore(
     return Exploration(tuple(kept), unseen, spent)
 
 
-def least_rounds(modes: list[Gaussian]) -> int:
-    """Return the number of rounds worth making: one if nothing speaks for several modes.
+def least_effort(modes: list[Gaussian]) -> int:
+    """Return the gradients worth spending: few if nothing speaks for several modes.
 
-    A narrow mode is found by paths that set out close to it, within its Apollonius sphere against
+    A narrow mode is found by points that set out close to it, within its Apollonius sphere against
     a wider one: ever fewer do as the dimension grows.
     """
     best = max(mode.elbo for mode in modes)
     several = sum(mode.elbo > best - CARRYING for mode in modes) > 1
-    d = len(modes[0].mu)
-    return min(ROUNDS, max(12, 5 * d * d)) if several else 1
+    return EFFORT[0] + EFFORT[1] * len(modes[0].mu) ** 2 if several else GLANCE
 
 
 def hot_probes(modes: list[Gaussian], temperature: float, rng: np.random.Generator) -> np.ndarray:
@@ -165,13 +177,12 @@ def follow(
     n_evaluations : int
         Gradients spent.
     """
-    logp, grad = target(point[None])
-    if not (np.isfinite(logp[0]) and np.isfinite(grad).all()):
-        return None, 1
-    path, spent = lbfgs_path(target, point, 1e-6, until=lambda x: well_inside(modes, x))
-    end = path[-1]
+    path = lbfgs_path(target, point, 1e-6, until=modes, near=INSIDE)
+    end, spent = path.points[-1], path.n_evaluations
+    if path.known is not None:
+        return path.known, spent
     known, used = known_mode(target, end, modes)
-    spent += used + 1
+    spent += used
     if known is not None:
         return known, spent
     gaussians, used = fit_gaussians(target, end[None], noise)
@@ -202,11 +213,6 @@ def known_mode(
         if logp.min() > min(logp[0], logp[-1]) - BARRIER:  # false where one is not finite
             return int(i), count * LOOKS
     return None, len(modes) * LOOKS
-
-
-def well_inside(modes: list[Gaussian], point: np.ndarray) -> bool:
-    """Whether a point lies well inside the Gaussian of one of the modes."""
-    return any(offset(mode, point) < INSIDE for mode in modes)
 
 
 def separate(target: LogDensity, starts: list[Gaussian]) -> tuple[list[Gaussian], int]:

@@ -7,7 +7,7 @@ the curvature here comes from differences of the gradient, all points of a path 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,8 +26,12 @@ NARROWER = (0.5, 0.25, 0.1)
 """Factors on the standard deviations that are tried where the support cuts every Gaussian off."""
 CALM = 0.1
 """Divergence, nats, below which a posterior is close to a Gaussian, and needs little effort."""
-SAME = 0.01
-"""Squared Mahalanobis distance over d below which two paths have ended in the same point."""
+CLOSE = 0.5
+"""Divergence, nats, below which one path to a mode is enough."""
+SAME = 0.1
+"""Squared Mahalanobis distance over d below which two paths lead to the same point."""
+POLISH = 3
+"""Largest number of Newton steps at the end of a path."""
 SHORT = 0.1
 """Longest difference for the curvature where longer ones have overflowed."""
 SPREAD = 1e8
@@ -91,12 +95,17 @@ def find_starts(
     starts: list[Gaussian] = []
     spent = 0
     for point in points:
-        path, used = lbfgs_path(target, point)
-        spent += used
-        # on a posterior this close to a Gaussian, another path to its mode finds nothing better
-        if any(start.calm and offset(start, path[-1]) < SAME for start in starts):
+        # where the posterior is this close to a Gaussian, another path there finds nothing better
+        close = [start for start in starts if start.divergence < CLOSE]
+        path = lbfgs_path(target, point, until=close)
+        spent += path.n_evaluations
+        if path.known is not None:
             continue
-        gaussians, used = fit_gaussians(target, thin(path), noise)
+        points, used = polish(target, path.points)
+        spent += used
+        if any(offset(start, points[-1]) < SAME for start in close):
+            continue
+        gaussians, used = fit_gaussians(target, thin(points), noise)
         spent += used
         if gaussians:
             starts.append(best(gaussians))
@@ -122,33 +131,59 @@ def elbo_noise(rng: np.random.Generator, dim: int) -> np.ndarray:
     return np.concatenate([half, -half])
 
 
+@dataclass(frozen=True)
+class Path:
+    """A run of L-BFGS.
+
+    Attributes
+    ----------
+    points : (T, d)
+        Its iterates.
+    known : int or None
+        Number of the known Gaussian in which it ended, if it did.
+    n_evaluations : int
+        Gradients spent.
+    """
+
+    points: np.ndarray
+    known: int | None
+    n_evaluations: int
+
+
 def lbfgs_path(
     target: LogDensity,
     point: np.ndarray,
     tolerance: float = 2.2e-9,
-    until: Callable[[np.ndarray], bool] | None = None,
-) -> tuple[np.ndarray, int]:
-    """Run SciPy's L-BFGS from a point: its iterates (T, d), and the gradients spent.
+    until: Sequence[Gaussian] = (),
+    near: float = SAME,
+) -> Path:
+    """Run SciPy's L-BFGS from a point.
 
     It ends when a step raises the log density by less than `tolerance`, relative to its size, or
-    at an iterate of which `until` says so.
+    at an iterate that belongs to one of the Gaussians `until`, by `landings` within `near`.
     """
     path = [np.array(point)]
+    latest = np.full_like(point, np.nan)  # gradient at the last point looked at
+    known: int | None = None
     count = 0
 
     def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal count
+        nonlocal count, latest
         count += 1
         logp, grad = target(theta[None])
+        latest = grad[0]
         if not (np.isfinite(logp[0]) and np.isfinite(grad[0]).all()):
             return 1e100, np.zeros_like(theta)  # the line search backs off
         return -float(logp[0]), -grad[0]
 
     def keep(theta: np.ndarray) -> None:
+        nonlocal known
         if np.isfinite(theta).all():
             path.append(np.array(theta))
-        if until is not None and until(theta):
-            raise StopIteration  # SciPy's way to end a run
+        if until:
+            known = landings(until, theta[None], latest[None], near)[0]
+            if known is not None:
+                raise StopIteration  # SciPy's way to end a run
 
     minimize(
         objective,
@@ -158,7 +193,64 @@ def lbfgs_path(
         callback=keep,
         options={"maxiter": 200, "maxfun": 400, "maxcor": 20, "ftol": tolerance},
     )
-    return np.stack(path), count
+    return Path(np.stack(path), known, count)
+
+
+def landings(
+    gaussians: Sequence[Gaussian], points: np.ndarray, grad: np.ndarray, near: float
+) -> list[int | None]:
+    """Return for each point (n, d) the Gaussian that it belongs to, or None.
+
+    It belongs to the one in whose middle, at a squared Mahalanobis distance over d below `near`, it
+    lies itself, or a Newton step x + C g with this one's covariance C ends. From anywhere in a
+    Gaussian mode that ends in the mean; the gradient (n, d) of another hardly ever points there.
+    """
+    if not gaussians:
+        return [None] * len(points)
+    squares = np.empty((len(gaussians), len(points)))
+    with np.errstate(over="ignore", invalid="ignore"):  # a steep slope far out leads nowhere
+        for row, g in zip(squares, gaussians, strict=True):
+            gap, step = (points - g.mu) @ g.L_inv.T, grad @ g.L
+            row[:] = np.fmin(np.mean(gap**2, axis=1), np.mean((gap + step) ** 2, axis=1))
+    nearest = np.argmin(squares, axis=0)
+    inside = squares[nearest, np.arange(len(points))] < near
+    return [int(i) if known else None for i, known in zip(nearest, inside, strict=True)]
+
+
+def polish(target: LogDensity, path: np.ndarray) -> tuple[np.ndarray, int]:
+    """Take Newton steps from the end of a path (T, d), as long as they are long and go uphill.
+
+    On a ridge each step of L-BFGS gains so little that it may stop a standard deviation short of
+    the mode.
+
+    Returns
+    -------
+    path : (T', d)
+        The path with these steps.
+    n_evaluations : int
+        Gradients spent.
+    """
+    spent = 0
+    for _ in range(POLISH):
+        x = path[-1]
+        logp, grad = target(x[None])
+        rough, used = hessians(target, x[None], 1e-5 * np.maximum(1.0, np.abs(x)))
+        spent += used + 1
+        if not np.isfinite(rough).all():
+            break
+        scale = 0.01 / np.sqrt(np.maximum(np.abs(np.diagonal(rough[0])), 1e-12))
+        H, used = hessians(target, x[None], scale)
+        spent += used
+        if not (np.isfinite(H).all() and np.linalg.eigvalsh(H[0])[-1] < 0):
+            break
+        newton = -np.linalg.solve(H[0], grad[0])
+        if not newton @ grad[0] > SAME * len(x):  # its squared length, in standard deviations
+            break
+        spent += 1
+        if not target((x + newton)[None])[0][0] > logp[0]:
+            break
+        path = np.concatenate([path, (x + newton)[None]])
+    return path, spent
 
 
 def thin(path: np.ndarray) -> np.ndarray:
