@@ -55,7 +55,7 @@ def funnel(theta):
 
 def test_start_is_not_the_mode():
     points = np.random.default_rng(1).standard_normal((4, 10))
-    path, _ = lbfgs_path(funnel, points[0])
+    path = lbfgs_path(funnel, points[0]).points
     starts, _ = find_starts(funnel, points, (0,))
     assert path[:, 0].min() < -12  # four sds down, and on towards the mode
     assert starts[0].mu[0] > -8  # within three standard deviations of v

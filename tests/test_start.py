@@ -18,7 +18,9 @@ from pymc_sph.start import (
     find_starts,
     fit_gaussians,
     hessians,
+    landings,
     lbfgs_path,
+    polish,
     thin,
 )
 
@@ -92,11 +94,60 @@ def test_same_seed_same_starts():
 
 def test_a_path_climbs_and_begins_at_its_point():
     point = np.array([2.0, -3.0])
-    path, count = lbfgs_path(banana, point)
+    run = lbfgs_path(banana, point)
+    path, count = run.points, run.n_evaluations
     logp = banana(path)[0]
+    assert run.known is None
     np.testing.assert_array_equal(path[0], point)
     assert (np.diff(logp) >= -1e-12).all() and count >= len(path) - 1
     np.testing.assert_allclose(path[-1], 0, atol=1e-3)
+
+
+def test_a_newton_step_tells_the_mode_of_a_far_point():
+    target = gaussian(np.array([1.0, -2.0]), np.array([[4.0, 1.9], [1.9, 1.0]]))
+    here = Gaussian(np.array([1.0, -2.0]), np.linalg.cholesky([[4.0, 1.9], [1.9, 1.0]]), 0.0)
+    there = Gaussian(np.array([30.0, 30.0]), np.eye(2), 0.0)
+    points = np.array([[40.0, -35.0], [0.0, 0.0], [30.0, 30.0]])
+    _, grad = target(points)
+    assert landings([there, here], points, grad, 0.01) == [1, 1, 0]  # the last lies in its middle
+    assert landings([], points, grad, 0.01) == [None] * 3
+    # the gradient of another mode, half as wide, points elsewhere
+    _, other = gaussian(np.array([20.0, 5.0]), np.eye(2) / 4)(points[:2])
+    assert landings([here], points[:2], other, 0.5) == [None, None]
+
+
+def test_a_path_ends_where_a_newton_step_leads_into_a_known_gaussian():
+    mean, cov = ill_conditioned(4)
+    known = Gaussian(mean, np.linalg.cholesky(cov), 0.0)
+    run = lbfgs_path(gaussian(mean, cov), mean + 30.0, until=[known])
+    assert run.known == 0 and len(run.points) == 2
+
+
+def test_a_path_that_stops_on_a_ridge_goes_on_to_the_mode():
+    mean, cov = ill_conditioned(3)
+
+    def high(theta):  # so high that L-BFGS takes 1e-3 nats for nothing
+        logp, grad = gaussian(mean, cov)(theta)
+        return logp - 1e6, grad
+
+    target, sizes = counted(high)
+    root = np.linalg.cholesky(cov)
+    short = mean + root @ np.array([1.0, -1.0, 1.0])
+    path, spent = polish(target, short[None])
+    assert spent == sum(sizes)
+    np.testing.assert_array_equal(path[0], short)
+    np.testing.assert_allclose(np.linalg.solve(root, path[-1] - mean), 0, atol=0.05)
+    stay, _ = polish(target, mean[None])
+    np.testing.assert_array_equal(stay, mean[None])
+
+
+def test_one_path_is_enough_where_the_posterior_is_a_gaussian():
+    mean, cov = ill_conditioned(5)
+    points = mean + np.random.default_rng(4).standard_normal((8, 5))
+    starts, spent = find_starts(gaussian(mean, cov), points, (0,))
+    assert len(starts) == 1 and starts[0].elbo == pytest.approx(0, abs=1e-6)
+    _, alone = find_starts(gaussian(mean, cov), points[:1], (0,))
+    assert spent < alone + 7 * 10
 
 
 @pytest.mark.parametrize("length", [1, 2, 5, 8, 200])
