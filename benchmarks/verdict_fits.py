@@ -51,6 +51,8 @@ class Subject:
         (theta, weights or None) -> errors in sds, all coordinates, of means and log sds.
     modes : (M, d)
         Centres of its modes.
+    closed : tuple of (d,) and (d,), optional
+        Mean and sd in unconstrained space, where draws cannot give q's: see `Exact`.
     """
 
     name: str
@@ -58,6 +60,7 @@ class Subject:
     points: Callable[[int], Array]
     errors: Callable[[Array, Array | None], Array]
     modes: Array
+    closed: tuple[Array, Array] | None = None
 
 
 def exact(target: Exact) -> Subject:
@@ -78,7 +81,7 @@ def exact(target: Exact) -> Subject:
         own_sd = np.sqrt(w @ (x - own) ** 2)
         return np.concatenate([np.abs(own - mean) / sd, np.abs(np.log(own_sd / sd))])
 
-    return Subject(target.name, target.density, points, errors, target.modes)
+    return Subject(target.name, target.density, points, errors, target.modes, target.closed)
 
 
 def carried(name: str) -> Subject:
@@ -222,11 +225,13 @@ def measure(subject: Subject, name: str, ensemble: Ensemble, seed: int) -> dict[
         theta, logp = theta[inside], logp[inside]
         weights = np.exp(psis(logp - result.mixture.log_density(theta))[0])
         plain, weighted = subject.errors(theta, None), subject.errors(theta, weights)
+    exact = closed_errors(result.mixture, subject.closed) if subject.closed else np.zeros(0)
     return {
         "target": subject.name,
         "fit": name,
         "seed": seed,
-        "plain": _worst(plain),
+        "plain": _worst(np.concatenate([plain, exact])),
+        "asinh": _worst(plain) if subject.closed else None,
         "weighted": _worst(weighted),
         "evidence": dataclasses.asdict(evidence),
         "fluid_elbo": result.fluid_elbo.tolist(),
@@ -234,6 +239,20 @@ def measure(subject: Subject, name: str, ensemble: Ensemble, seed: int) -> dict[
         "log_evidence": result.log_evidence,
         "n_steps": result.n_steps,
     }
+
+
+def closed_errors(mixture: FluidMixture, closed: tuple[Array, Array]) -> Array:
+    """Errors of q's means and log sds, in sds, all in closed form: q is a mixture of normals."""
+    mean, sd = closed
+    first, second = np.zeros(mixture.dim), np.zeros(mixture.dim)
+    for fluid, share in zip(mixture.fluids, np.exp(mixture.log_weights), strict=True):
+        A = fluid.A if fluid.full else fluid.A[:, :, None] * np.eye(mixture.dim)
+        m = share * np.exp(fluid.log_m)[:, None]
+        centres = to_unconstrained(fluid, fluid.z)
+        first += np.sum(m * centres, axis=0)
+        second += np.sum(m * (centres**2 + np.sum((fluid.L @ A) ** 2, axis=2)), axis=0)
+    own_sd = np.sqrt(second - first**2)
+    return np.concatenate([np.abs(first - mean) / sd, np.abs(np.log(own_sd / sd))])
 
 
 def _worst(errors: Array) -> float:

@@ -38,8 +38,11 @@ class Exact:
     modes : (M, d)
         Centres of its modes.
     seen : callable
-        What the errors are measured of. Where a coordinate has so heavy a tail that no feasible
-        number of draws gives its sd, that is its asinh.
+        What the errors of draws are measured of. Where a coordinate has so heavy a tail that no
+        feasible number of draws gives its sd, that is its asinh.
+    closed : tuple of (d,) and (d,), optional
+        Mean and sd of the coordinates themselves, in closed form, where their tails are heavy: q's
+        own are compared with them, also in closed form.
     """
 
     name: str
@@ -48,6 +51,7 @@ class Exact:
     sample: Callable[[int, np.random.Generator], Array]
     modes: Array
     seen: Callable[[Array], Array] = field(default=_same)
+    closed: tuple[Array, Array] | None = None
 
     def moments(self) -> tuple[Array, Array]:
         """Mean and sd of what is measured."""
@@ -134,7 +138,8 @@ def funnel(dim: int, sd: float) -> Exact:
 
     mode = np.zeros((1, dim))
     mode[0, 0] = -0.5 * others * sd**2
-    return Exact(f"funnel d={dim} sd={sd:g}", dim, density, sample, mode, seen)
+    closed = np.zeros(dim), np.r_[sd, np.full(others, np.exp(sd**2 / 4))]
+    return Exact(f"funnel d={dim} sd={sd:g}", dim, density, sample, mode, seen, closed)
 
 
 def mixture(dim: int, n_modes: int, *, spread: float = 15.0) -> Exact:
@@ -179,7 +184,9 @@ def student(dim: int, freedom: float, *, heavy: bool = False) -> Exact:
         return scale[:, None] * rng.standard_normal((n, dim))
 
     seen = np.arcsinh if heavy else _same
-    return Exact(f"Student t{freedom:g} d={dim}", dim, density, sample, np.zeros((1, dim)), seen)
+    closed = np.zeros(dim), np.full(dim, np.sqrt(freedom / (freedom - 2)))
+    modes = np.zeros((1, dim))
+    return Exact(f"Student t{freedom:g} d={dim}", dim, density, sample, modes, seen, closed)
 
 
 def log_gamma(dim: int, shape: float) -> Exact:
