@@ -190,7 +190,7 @@ def exact_log_evidence(
         scale = np.concatenate([*(np.full(data.groups, sd) for sd in sds[:-1]), np.full(3, 2.0)])
         chol = np.linalg.cholesky(np.eye(len(scale)) + scale[:, None] * gram * scale / sigma**2)
         projected = np.linalg.solve(chol, scale * moment) / sigma**2
-        log_det = OBSERVATIONS * np.log(2 * np.pi * sigma**2) + 2 * np.log(np.diag(chol)).sum()
+        log_det = len(data.y) * np.log(2 * np.pi * sigma**2) + 2 * np.log(np.diag(chol)).sum()
         log_prior = sum(0.5 * np.log(2 / np.pi) - sd**2 / 2 for sd in sds)
         return log_prior - 0.5 * (log_det + square / sigma**2 - projected @ projected)
 

@@ -14,7 +14,7 @@ import numpy as np
 from pymc_sph import confluence, gradient_free_start
 from pymc_sph.confluence import Confluence, Witness
 from pymc_sph.exploration import Exploration, explore
-from pymc_sph.final_check import check
+from pymc_sph.final_check import check, leave_behind
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.simulate import Simulation
@@ -238,7 +238,8 @@ class Ensemble:
         status = status or self.status
         met = self if self.witness is not None else self._meet(target)
         assert met.witness is not None
-        mixture = met.mixture()
+        best = float(np.max(met.witness.fluid_elbo))
+        mixture, looks = leave_behind(met.mixture(), target, best)
         rng = stream(self.seed, CHECK, self.n_steps)
         known = self._known(target)
         seen = check(mixture, target, known.modes, self.settings.draws, rng)
@@ -269,7 +270,7 @@ class Ensemble:
             r_hat=met.witness.r_hat,
             status=status,
             n_steps=self.n_steps,
-            n_evaluations=met.n_evaluations + known.n_evaluations + seen.n_evaluations,
+            n_evaluations=met.n_evaluations + known.n_evaluations + looks + seen.n_evaluations,
             n_nonfinite=self.n_nonfinite + seen.n_nonfinite,
             verdict=judge(found),
             formulation="pressure" if self.settings.formulation == "pressure" else "force",

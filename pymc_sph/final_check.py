@@ -27,6 +27,10 @@ REACH = (2.0, 5.0)
 """How much further out than q's own the draws of its wider twins lie, in sds of a kernel."""
 LEAST = 25
 """Least number of draws around a known mode."""
+LIGHT = 1e-3
+"""Mass below which a particle may have been left behind."""
+BEHIND = 10.0
+"""Nats of log p - log q, below the ELBO, at the place of a particle that was."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,39 @@ class Check:
     unknown: float
     n_nonfinite: int
     n_evaluations: int
+
+
+def leave_behind(
+    mixture: FluidMixture, target: LogDensity, elbo: float
+) -> tuple[FluidMixture, int]:
+    """Take light particles away that stand where p is next to nothing.
+
+    A single draw from one of them ruins the ELBO, -10^3 nats or so, and nothing else. At a place
+    that other particles cover, or that p reaches, it stays.
+
+    Parameters
+    ----------
+    mixture : FluidMixture
+        q.
+    target : callable
+        Log density and gradient of a batch, in unconstrained space.
+    elbo : float
+        The best fluid's, nats.
+
+    Returns
+    -------
+    mixture : FluidMixture
+        The same one if there is none.
+    n_evaluations : int
+        Evaluations of log p.
+    """
+    light = np.flatnonzero(mixture.log_masses < np.log(LIGHT))
+    if not light.size or not np.isfinite(elbo):
+        return mixture, 0
+    places = mixture.centres[light]
+    lost = np.zeros(len(mixture.log_masses), bool)
+    lost[light] = target(places)[0] - mixture.log_density(places) < elbo - BEHIND
+    return (mixture.without(lost) if lost.any() else mixture), len(light)
 
 
 def check(

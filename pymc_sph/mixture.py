@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -60,6 +62,28 @@ class FluidMixture:
         """Log masses (n,) of all particles, in the order of the fluids; the masses sum to 1."""
         parts = [f.log_m + w for f, w in zip(self.fluids, self.log_weights, strict=True)]
         return np.concatenate(parts)
+
+    @property
+    def centres(self) -> np.ndarray:
+        """Places (n, d) of all particles, in unconstrained space, in the order of the fluids."""
+        return np.concatenate([to_unconstrained(f, f.z) for f in self.fluids])
+
+    def without(self, particles: np.ndarray) -> FluidMixture:
+        """Return q without some of its particles, (n,) bool in the order of the fluids.
+
+        A fluid none of whose particles would be left keeps them all.
+        """
+        fluids, log_weights = [], self.log_weights.copy()
+        edges = np.cumsum([f.n_particles for f in self.fluids])[:-1]
+        for i, (f, lost) in enumerate(zip(self.fluids, np.split(particles, edges), strict=True)):
+            if lost.any() and not lost.all():
+                left = logsumexp(f.log_m[~lost])
+                log_weights[i] += left
+                f = dataclasses.replace(
+                    f, z=f.z[~lost], u=f.u[~lost], A=f.A[~lost], log_m=f.log_m[~lost] - left
+                )
+            fluids.append(f)
+        return FluidMixture(tuple(fluids), log_weights - logsumexp(log_weights))
 
     def sample(self, n: int, rng: np.random.Generator, fluid: int | None = None) -> Draws:
         """Draw n independent points from q, or from one fluid alone.

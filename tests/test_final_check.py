@@ -12,8 +12,8 @@ from scipy.special import logsumexp
 
 from pymc_sph.density_fit import fit_density
 from pymc_sph.ensemble import Ensemble
-from pymc_sph.final_check import check, widened
-from pymc_sph.fluid.state import new_fluid
+from pymc_sph.final_check import check, leave_behind, widened
+from pymc_sph.fluid.state import Fluid, new_fluid
 from pymc_sph.mixture import FluidMixture
 from pymc_sph.settings import Settings
 from pymc_sph.start import Gaussian
@@ -57,6 +57,27 @@ def test_the_error_of_a_wrong_gaussian(sd, shift):
     seen = looked(one(np.full(d, shift), sd), target, [around(np.zeros(d))])
     assert seen.error == pytest.approx(max(abs(np.log(sd)), shift), abs=0.05)
     assert seen.left < 0.2
+
+
+def test_particles_left_behind_are_taken_away_and_small_modes_are_not():
+    places = np.array([[0.0, 0.0], [8.0, 0.0], [60.0, 60.0], [0.5, 0.0]])
+    log_m = np.log([0.9988, 4e-4, 4e-4, 4e-4])
+    A = np.tile(np.eye(2), (4, 1, 1))
+    fluid = Fluid(z=places, u=0 * places, A=A, log_m=log_m, mu=np.zeros(2), L=np.eye(2))
+    q = FluidMixture((fluid,), np.zeros(1))
+    # p has the second particle's mode, and nothing at the third's
+    exact = q.without(np.array([False, False, True, False]))
+    sizes = []
+
+    def target(theta):
+        sizes.append(len(theta))
+        return exact.log_density(theta), np.zeros_like(theta)
+
+    kept, spent = leave_behind(q, target, 0.0)
+    np.testing.assert_array_equal(kept.centres, places[[0, 1, 3]])
+    np.testing.assert_allclose(kept.log_masses, exact.log_masses)
+    assert spent == sum(sizes) == 3
+    assert leave_behind(kept, target, 0.0)[0] is kept
 
 
 def two_modes(share):

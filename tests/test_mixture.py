@@ -73,6 +73,17 @@ def test_same_generator_same_draws_and_none_are_no_trouble(mixture):
     assert mixture.sample(0, np.random.default_rng(4)).theta.shape == (0, 2)
 
 
+def test_without_some_particles_the_others_keep_their_proportions(mixture):
+    lost = np.array([False, True, False, False, False, False, True, False])
+    left = mixture.without(lost)
+    assert [f.n_particles for f in left.fluids] == [2, 4]
+    expected = np.exp(mixture.log_masses[~lost])
+    np.testing.assert_allclose(np.exp(left.log_masses), expected / expected.sum(), rtol=1e-12)
+    np.testing.assert_array_equal(left.centres, mixture.centres[~lost])
+    all_of_one = mixture.without(np.arange(8) < 3)
+    np.testing.assert_allclose(all_of_one.log_masses, mixture.log_masses)
+
+
 def test_a_fluid_without_mass_leaves_no_trace(mixture):
     only = FluidMixture(mixture.fluids, np.array([0.0, -1e3]))
     theta = np.random.default_rng(5).standard_normal((6, 2))
