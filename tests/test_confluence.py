@@ -84,7 +84,7 @@ def test_the_force_on_a_particle_is_the_gradient_of_the_pooled_elbo(full):
     noise = draw_noise(np.random.default_rng(2), 200_000, 2)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(step_module.forces, "accelerate", keep)
-        patch.setattr(step_module.forces, "clip_acceleration", lambda r, _: r)
+        patch.setattr(step_module.forces, "clip_acceleration", lambda r, *_: r)
         step(fluid, noise, smooth, Rates(), around=pooled_field(mixture))
     h = 1e-3
     for i in range(3):

@@ -5,17 +5,23 @@ rho is normalised in the frame; q(theta) = rho(y) / |det L| is the approximation
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from pymc_sph.fluid import kernels
 from pymc_sph.fluid.state import Array, Fluid, namespace
 
 BLOCK = 2_000_000
 """Numbers in the largest temporary array, over particles, probes and, for full tensors, d."""
+COMPILED = 50
+"""How many times as many in compiled code: blocks fit a core's cache, and accelerators want more
+at once, as do probes that are spread over devices."""
 
 
 @dataclass(frozen=True)
@@ -39,15 +45,16 @@ class Density:
     R: Array
     A_inv: Array
 
-    def at(self, probes: Array) -> Density:
-        """Return the field at some of the probes."""
-        return Density(self.log_rho[probes], self.grad[probes], self.R[:, probes], self.A_inv)
+    def only(self, used: Array) -> Density:
+        """Return the field with no responsibility for probes that `used` (K,) leaves out."""
+        return dataclasses.replace(self, R=namespace(self.R).where(used, self.R, 0.0))
 
 
 def blocks(fluid: Fluid, n_probes: int) -> list[slice]:
     """Slices of the probes that keep every temporary array below `BLOCK` numbers."""
     per_probe = fluid.n_particles * (fluid.dim if fluid.full else 1)
-    size = max(1, BLOCK // per_probe)
+    numbers = BLOCK if isinstance(fluid.z, np.ndarray) else COMPILED * BLOCK
+    size = max(1, numbers // per_probe)
     return [slice(i, i + size) for i in range(0, max(n_probes, 1), size)]
 
 

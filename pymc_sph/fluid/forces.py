@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import math
 
-from pymc_sph.fluid import kernels
+from pymc_sph.fluid import kernels, masks
 from pymc_sph.fluid.state import Array, Fluid, namespace
 
 
-def clip_acceleration(r: Array, grad_log_rho: Array, times: float = 5.0) -> Array:
+def clip_acceleration(r: Array, grad_log_rho: Array, used: Array, times: float = 5.0) -> Array:
     """Shorten the accelerations (K, d) longer than `times` their usual length.
 
     A probe far out in a tail must not throw the particles that it reaches. The usual length is the
-    batch's median, but no less than the acceleration of a kernel one width off its place, which
+    median of those `used` (K,), but no less than the acceleration of a kernel one width off its place, which
     is |grad log rho| / sqrt(d): when nearly all probes are at rest, the few that are not still
     count.
     """
     xp = namespace(r)
     length = xp.linalg.vector_norm(r, axis=1)
     width = xp.linalg.vector_norm(grad_log_rho, axis=1) / math.sqrt(r.shape[1])
-    limit = times * xp.maximum(xp.median(length), xp.median(width))
+    limit = times * xp.maximum(masks.median(length, used), masks.median(width, used))
     return r * xp.minimum(1.0, limit / xp.maximum(length, 1e-300))[:, None]
 
 

@@ -19,6 +19,7 @@ external pressure inside a corrected kernel gradient.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from pymc_sph.fluid import interpolation, kernels
 from pymc_sph.fluid.density import Density, blocks
@@ -49,13 +50,16 @@ class Push:
 
 
 def force_form(
-    fluid: Fluid, field: Density, weights: Array, y: Array, own: Array, r: Array
+    fluid: Fluid, field: Density, weights: Array, y: Array, own: Array, r: Array, n: Any = None
 ) -> Push:
-    """Push from the acceleration r (K, d) at probes y (K, d) of the particles own (K,)."""
+    """Push from the acceleration r (K, d) at probes y (K, d) of the particles own (K,).
+
+    Where r is 0 because a probe is set aside, `n` of them are left.
+    """
     return Push(
         interpolation.interpolate(weights, r),
         interpolation.tensor_moment(fluid, field.A_inv, weights, y, r),
-        frame_moment(r, y - fluid.z[own]),
+        frame_moment(r, y - fluid.z[own], n),
     )
 
 

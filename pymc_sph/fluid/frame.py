@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 
+from typing import Any
+
 from pymc_sph.fluid.forces import INVERTIBLE, bounded
 from pymc_sph.fluid.state import Array, Fluid, namespace
 
 
-def frame_moment(r: Array, offset: Array) -> Array:
-    """Symmetric part of mean_k r_k (y_k - z_own(k))', (d, d): the force on the frame."""
-    moment = r.T @ offset / r.shape[0]
+def frame_moment(r: Array, offset: Array, n: Any = None) -> Array:
+    """Symmetric part of mean_k r_k (y_k - z_own(k))', (d, d): the force on the frame.
+
+    The mean is over `n` probes, all by default.
+    """
+    moment = r.T @ offset / (r.shape[0] if n is None else n)
     return 0.5 * (moment + moment.T)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from pymc_sph.fluid import kernels
+from pymc_sph.fluid import kernels, masks
 from pymc_sph.fluid.interpolation import interpolate, smoothing_weights
 from pymc_sph.fluid.state import Array, Fluid, namespace
 
@@ -16,17 +16,14 @@ SETTLING = (0.5, 12)
 """Rate and number of the exchanges of `settle`: what was off ends at 1 / 4,096 of it."""
 
 
-def clip_potential(phi: Array, void: Array = None, width: float = 20.0) -> Array:
-    """Potential (K,), at most `width` nats from its median.
+def clip_potential(phi: Array, void: Array, finite: Array, width: float = 20.0) -> Array:
+    """Potential (K,), at most `width` nats from its median over the `finite` (K,) probes.
 
     Where `void` (K,) says that p is zero, it is `VOID` nats below the median: a particle in a void
     dies out, one that reaches into it a little does not.
     """
     xp = namespace(phi)
-    if void is None or not xp.any(void):
-        middle = xp.median(phi)
-        return xp.clip(phi, middle - width, middle + width)
-    middle = xp.median(phi[~void])
+    middle = masks.median(phi, finite)
     return xp.where(void, middle - VOID, xp.clip(phi, middle - width, middle + width))
 
 
@@ -77,8 +74,9 @@ def settle(fluid: Fluid, y: Array, logp: Array) -> Fluid:
     weights = smoothing_weights(fluid, xp.exp(part - total))
     log_m = fluid.log_m
     rate, times = SETTLING
+    void = xp.zeros_like(logp, dtype=bool)
     for _ in range(times):
-        phi = clip_potential(logp - total)
+        phi = clip_potential(logp - total, void, ~void)
         log_m = exchange(log_m, interpolate(weights, phi - xp.mean(phi)), rate)
         total = log_rho(log_m)[1]
     return dataclasses.replace(fluid, log_m=log_m)

@@ -86,7 +86,7 @@ def pushed(
     void = ~xp.isfinite(logp)
     logp = xp.where(void, 0.0, logp)
     phi = equation_of_state.potential(logp, log_rho, rates.temperature)
-    phi = mass.clip_potential(phi, void)
+    phi = mass.clip_potential(phi, void, ~void)
     phi = phi - xp.sum(w * phi) / xp.sum(w)
     weights = interpolation.smoothing_weights(fluid, field.R * w)
     push = formulation.pressure_form(fluid, field, weights, y, phi)

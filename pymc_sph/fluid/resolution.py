@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from typing import Any
+
 from pymc_sph.fluid import kernels, mass
 from pymc_sph.fluid.density import density
 from pymc_sph.fluid.forces import INVERTIBLE, bounded
-from pymc_sph.fluid.state import Array, Fluid, namespace
+from pymc_sph.fluid.state import Array, Fluid, branch, indices, namespace
 
 SPENT = 0.2
 """Mass, in units of the mean mass, below which a particle may be taken to where it is needed."""
@@ -50,16 +52,26 @@ def split(fluid: Fluid, residual: Array, e: Array) -> Fluid:
     e : (S, d)
         Standard normal numbers: where within a kernel its loss is looked at.
     """
+    light = fluid.log_m < math.log(SPENT / fluid.n_particles)
+    some = namespace(light).any(light)
+    return branch(some, lambda: _split_lightest(fluid, light, residual, e), fluid)
+
+
+def _split_lightest(fluid: Fluid, light: Array, residual: Array, e: Array) -> Fluid:
+    """Move one of the particles that `light` (N,) picks, if it pays; see `split`."""
     xp = namespace(fluid.z)
-    light = xp.nonzero(fluid.log_m < math.log(SPENT / fluid.n_particles))[0]
-    if not light.size:
-        return fluid
-    loss = removal_loss(fluid, light, e)
-    spent = int(light[xp.argmin(loss)])
+    which = indices(light)
+    loss = xp.where(light[which], removal_loss(fluid, which, e), float("inf"))
+    spent = which[xp.argmin(loss)]
     need = fluid.log_m + xp.log(residual + 1e-300)
-    parent = int(xp.argmax(need))
-    if parent == spent or xp.min(loss) > 0.5 * GAIN * xp.exp(need[parent]):
-        return fluid
+    parent = xp.argmax(need)
+    pays = (parent != spent) & (xp.min(loss) <= 0.5 * GAIN * xp.exp(need[parent]))
+    return branch(pays, lambda: _replace(fluid, spent, parent), fluid)
+
+
+def _replace(fluid: Fluid, spent: Any, parent: Any) -> Fluid:
+    """Fluid with the particle `spent` taken away, and `parent` split in two."""
+    xp = namespace(fluid.z)
     ahead = fluid.u[parent] / xp.maximum(xp.linalg.vector_norm(fluid.u[parent]), 1e-300)
     place = fluid.z[parent] + kernels.stretch(fluid.A[parent][None], ahead[None])[0]
     index = xp.arange(fluid.n_particles)
@@ -85,7 +97,7 @@ def removal_loss(fluid: Fluid, particles: Array, e: Array) -> Array:
     xp = namespace(fluid.z)
     n = e.shape[0]
     own = xp.repeat(particles, n)
-    y = fluid.z[own] + kernels.stretch(fluid.A[own], xp.concat([e] * len(particles)))
+    y = fluid.z[own] + kernels.stretch(fluid.A[own], xp.tile(e, (len(particles), 1)))
     R = density(fluid, y).R[own, xp.arange(len(own))]
     hole = -xp.log(xp.maximum(1.0 - R, HOLE))
     return xp.exp(fluid.log_m[particles]) * xp.mean(xp.reshape(hole, (-1, n)), axis=1)

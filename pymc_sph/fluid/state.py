@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,11 +83,33 @@ def log_det_frame(fluid: Fluid) -> Array:
     return xp.linalg.slogdet(fluid.L)[1]
 
 
-def is_finite(fluid: Fluid) -> bool:
+def is_finite(fluid: Fluid) -> Any:
     """Whether every number of the state is finite."""
     xp = namespace(fluid.z)
-    parts = (fluid.z, fluid.u, fluid.A, fluid.log_m, fluid.mu, fluid.L)
-    return all(bool(xp.all(xp.isfinite(part))) for part in parts)
+    finite = True
+    for part in (fluid.z, fluid.u, fluid.A, fluid.log_m, fluid.mu, fluid.L):
+        finite = finite & xp.all(xp.isfinite(part))
+    return finite
+
+
+def branch(condition: Any, taken: Callable[[], Fluid], otherwise: Fluid) -> Fluid:
+    """``taken()`` if the condition holds, else the other fluid; compiled code decides as it runs.
+
+    This and `indices` are all that NumPy and JAX do in different ways.
+    """
+    if isinstance(otherwise.z, np.ndarray):
+        return taken() if condition else otherwise
+    from jax import lax
+
+    fluid: Fluid = lax.cond(condition, taken, lambda: otherwise)
+    return fluid
+
+
+def indices(mask: Array) -> Array:
+    """Indices (n,) that `mask` (N,) picks; all N in JAX, whose shapes depend on no value."""
+    if isinstance(mask, np.ndarray):
+        return np.flatnonzero(mask)
+    return namespace(mask).arange(mask.shape[0])
 
 
 def new_fluid(mu: Array, L: Array, z: Array, *, full: bool) -> Fluid:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,6 +17,7 @@ from pymc_sph.fluid import (
     frame,
     interpolation,
     kernels,
+    masks,
     mass,
     resolution,
 )
@@ -26,6 +26,7 @@ from pymc_sph.fluid.formulation import Push
 from pymc_sph.fluid.state import (
     Array,
     Fluid,
+    branch,
     is_finite,
     log_det_frame,
     namespace,
@@ -153,24 +154,23 @@ def _react(
     finite = xp.isfinite(logp) & xp.all(xp.isfinite(grad), axis=1)
     void = logp == -float("inf")
     seen = observe(logp - log_rho + log_det, finite, void)
-    if not xp.any(finite):
-        return fluid, seen
-    used = finite | void
-    if not xp.all(used):  # such probes weigh nothing, and their values are never touched
-        y, own, logp, grad, finite = y[used], own[used], logp[used], grad[used], finite[used]
-        log_rho, grad_log_rho, field = log_rho[used], grad_log_rho[used], field.at(used)
-    void = ~finite
-    logp, grad = xp.where(void, 0.0, logp), xp.where(void[:, None], 0.0, grad)
-    phi = equation_of_state.potential(logp, log_rho, rates.temperature)
-    r = equation_of_state.acceleration(grad @ fluid.L, grad_log_rho, rates.temperature)
-    phi, r = mass.clip_potential(phi, void), xp.where(void[:, None], 0.0, r)
-    r = forces.clip_acceleration(r, field.grad)
-    weights = interpolation.smoothing_weights(fluid, field.R)
-    push = formulation.force_form(fluid, field, weights, y, own, r)
-    looks = noise.e[: resolution.LOOKS]
-    moved = move(fluid, field, weights, phi - xp.mean(phi), push, rates, looks)
-    # a step beyond the range of floating point is not taken: one broken fluid would spoil them all
-    return (moved if is_finite(moved) else fluid), seen
+
+    def pushed() -> Fluid:
+        used = finite | void
+        kept = field.only(used)  # the others weigh nothing, and their values go nowhere
+        logp_, grad_ = xp.where(finite, logp, 0.0), xp.where(finite[:, None], grad, 0.0)
+        phi = equation_of_state.potential(logp_, log_rho, rates.temperature)
+        r = equation_of_state.acceleration(grad_ @ fluid.L, grad_log_rho, rates.temperature)
+        phi = mass.clip_potential(phi, void, finite)
+        r = forces.clip_acceleration(xp.where(finite[:, None], r, 0.0), kept.grad, used)
+        weights = interpolation.smoothing_weights(fluid, kept.R)
+        push = formulation.force_form(fluid, kept, weights, y, own, r, masks.count(used))
+        phi = phi - masks.mean(phi, used)
+        moved = move(fluid, kept, weights, phi, push, rates, noise.e[: resolution.LOOKS])
+        # a step beyond the range of floating point is not taken: one broken fluid would spoil all
+        return branch(is_finite(moved), lambda: moved, fluid)
+
+    return branch(xp.any(finite), pushed, fluid), seen
 
 
 def move(
@@ -201,14 +201,22 @@ def observe(log_w: Array, finite: Array, void: Array) -> Observation:
     Where p is zero, at a share s of them, the ELBO is that of q without these places,
     <log p - log q> + log(1 - s), and the variance grows by twice what they cost.
     """
-    xp = namespace(log_w)
-    n_nonfinite = int(xp.sum(~finite))
-    if n_nonfinite == log_w.shape[0]:
-        return Observation(-float("inf"), float("inf"), 0.0, n_nonfinite)
-    n_finite = log_w.shape[0] - n_nonfinite
-    cost = math.log1p(int(xp.sum(void)) / n_finite)
-    log_w = log_w[finite]
-    w = xp.exp(log_w - xp.max(log_w))
-    ess = float(xp.sum(w) ** 2 / xp.sum(w * w)) / finite.shape[0]
-    elbo, variance = float(xp.mean(log_w)) - cost, float(xp.var(log_w)) + 2 * cost
-    return Observation(elbo, variance, ess, n_nonfinite)
+    xp, inf = namespace(log_w), float("inf")
+    some, n = xp.any(finite), masks.count(finite)
+    cost = xp.log1p(xp.sum(void) / n)
+    top = xp.where(some, xp.max(xp.where(finite, log_w, -inf)), 0.0)
+    log_w = xp.where(finite, log_w, top)
+    w = xp.where(finite, xp.exp(log_w - top), 0.0)
+    ess = xp.sum(w) ** 2 / xp.maximum(xp.sum(w * w), 1.0) / finite.shape[0]  # the top one has w = 1
+    mean = masks.mean(log_w, finite)
+    variance = masks.mean((log_w - mean) ** 2, finite) + 2 * cost
+    elbo, variance = xp.where(some, mean - cost, -inf), xp.where(some, variance, inf)
+    seen = Observation(elbo, variance, ess, xp.sum(~finite))
+    return numbers(seen) if xp is np else seen
+
+
+def numbers(seen: Any, i: Any = ()) -> Observation:
+    """Return an observation of arrays, or its i-th entries, as one of Python's numbers."""
+    return Observation(
+        float(seen.elbo[i]), float(seen.variance[i]), float(seen.ess[i]), int(seen.n_nonfinite[i])
+    )
