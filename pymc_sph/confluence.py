@@ -26,7 +26,7 @@ from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.pressure_step import pressure_step
 from pymc_sph.fluid.reuse import Memory
 from pymc_sph.fluid.schedule import Plan, Schedule
-from pymc_sph.fluid.simulate import Simulation
+from pymc_sph.fluid.simulate import Simulation, Stepper
 from pymc_sph.fluid.state import Fluid, to_frame
 from pymc_sph.fluid.step import LogDensity, Observation, Rates, step
 from pymc_sph.mixture import FluidMixture, fit_shares, pooled_field
@@ -211,6 +211,7 @@ def advance(together: Confluence, target: LogDensity) -> tuple[Confluence, Obser
     fluids, memories = list(mixture.fluids), list(together.memories)
     shares = np.exp(mixture.log_weights)
     seen: dict[int, Observation] = {}
+    stepper: Stepper | None = getattr(target, "stepper", None)
     for i in together.carrying:
         rng = stream(*together.seed, int(i), together.schedule.step)
         noise = draw_noise(rng, together.n_probes, mixture.dim)
@@ -218,6 +219,8 @@ def advance(together: Confluence, target: LogDensity) -> tuple[Confluence, Obser
             fluids[i], memories[i], seen[i] = pressure_step(
                 fluids[i], memories[i], noise, target, rates, around=field
             )
+        elif stepper is not None:
+            fluids[i], seen[i] = stepper.once(fluids[i], noise, rates, field)
         else:
             fluids[i], seen[i] = step(fluids[i], noise, target, rates, around=field)
     elbos = np.full(len(fluids), np.nan)

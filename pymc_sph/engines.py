@@ -169,7 +169,6 @@ class VectorizedEngine:
         self._function = pymc_compile([batch], [logp, grad], mode=mode, **compile_kwargs)
         self._rngs = find_rng_nodes([graph.logp, graph.grad])
         self._lock = threading.Lock()  # a compiled function serves one thread at a time
-        self._pad = "JAX" in type(mode.linker).__name__
 
     def __call__(self, theta: Array) -> tuple[Array, Array, NDArray[np.bool_]]:
         """Evaluate a batch."""
@@ -219,12 +218,8 @@ class VectorizedEngine:
         return [s for s in self._function.get_shared() if s in find_rng_nodes([s])]
 
     def _block(self, theta: Array) -> tuple[Array, Array]:
-        n = len(theta)
-        if self._pad:  # JAX compiles anew for every shape: few shapes, powers of two
-            size = 1 << (n - 1).bit_length()
-            theta = np.concatenate([theta, np.repeat(theta[-1:], size - n, axis=0)])
         logp, grad = self._function(theta)
-        return np.asarray(logp)[:n], np.asarray(grad)[:n]
+        return np.asarray(logp), np.asarray(grad)
 
     def _row(self, theta: Array) -> tuple[float, Array, bool]:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,7 +13,14 @@ from scipy.special import logsumexp
 
 from pymc_sph.fluid import kernels
 from pymc_sph.fluid.density import density, log_densities, log_density, pick
-from pymc_sph.fluid.state import Fluid, log_det_frame, to_frame, to_unconstrained
+from pymc_sph.fluid.state import (
+    Array,
+    Fluid,
+    log_det_frame,
+    namespace,
+    to_frame,
+    to_unconstrained,
+)
 
 SETTLED = 1e-7
 """Nats that the best fluid may be above the mean of all when their shares are at rest: no shares
@@ -153,30 +160,49 @@ def displaced(fluid: Fluid, own: np.ndarray, e: np.ndarray) -> np.ndarray:
     return out
 
 
-def pooled_field(mixture: FluidMixture) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+@dataclass(frozen=True)
+class PooledField:
+    """Log density of a mixture and its gradient: theta (n, d) -> (n,), (n, d); see `pooled_field`.
+
+    Attributes
+    ----------
+    parts : tuple of (Fluid, (d, d), (N, d, d) or (N, d), float)
+        Each fluid with its inverse frame, its inverse smoothing tensors and its constant.
+    """
+
+    parts: tuple[tuple[Fluid, Array, Array, Array], ...]
+
+    def __call__(self, theta: Array) -> tuple[Array, Array]:
+        """Evaluate it at points of the unconstrained space."""
+        xp = namespace(theta)
+        log_parts, grads = [], []
+        for fluid, L_inv, A_inv, constant in self.parts:
+            own = density(fluid, (theta - fluid.mu) @ L_inv.T, A_inv)
+            log_parts.append(own.log_rho + constant)
+            grads.append(own.grad @ L_inv)
+        if xp is np:
+            log_q = logsumexp(log_parts, axis=0)
+        else:  # SciPy's takes NumPy's arrays only
+            top = xp.max(xp.stack(log_parts), axis=0)
+            log_q = top + xp.log(xp.sum(xp.exp(xp.stack(log_parts) - top), axis=0))
+        weights = xp.exp(xp.stack(log_parts) - log_q)
+        grad = sum(w[:, None] * g for w, g in zip(weights, grads, strict=True))
+        return log_q, grad
+
+
+def pooled_field(mixture: FluidMixture) -> PooledField:
     """Return the function theta (n, d) -> (log q (n,), its gradient (n, d)), unconstrained space.
 
     What does not depend on theta, inverse frames and tensors, is computed once.
     """
     shares = np.exp(mixture.log_weights)
-    parts = [
-        (f, np.linalg.inv(f.L), kernels.inverse(f.A), log_share - log_det_frame(f))
-        for f, share, log_share in zip(mixture.fluids, shares, mixture.log_weights, strict=True)
-        if share > 0
-    ]
-
-    def field(theta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        log_parts, grads = [], []
-        for fluid, L_inv, A_inv, constant in parts:
-            own = density(fluid, (theta - fluid.mu) @ L_inv.T, A_inv)
-            log_parts.append(own.log_rho + constant)
-            grads.append(own.grad @ L_inv)
-        log_q = logsumexp(log_parts, axis=0)
-        weights = np.exp(np.stack(log_parts) - log_q)
-        grad = sum(w[:, None] * g for w, g in zip(weights, grads, strict=True))
-        return log_q, np.asarray(grad)
-
-    return field
+    return PooledField(
+        tuple(
+            (f, np.linalg.inv(f.L), kernels.inverse(f.A), log_share - log_det_frame(f))
+            for f, share, log_share in zip(mixture.fluids, shares, mixture.log_weights, strict=True)
+            if share > 0
+        )
+    )
 
 
 def fit_shares(logp: np.ndarray, log_q: np.ndarray, n_steps: int = 200) -> np.ndarray:

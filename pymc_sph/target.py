@@ -22,6 +22,7 @@ from pytensor.compile.mode import Mode, get_mode
 from pymc_sph.checks import shown
 from pymc_sph.engines import Engine, LoopEngine, VectorizedEngine
 from pymc_sph.errors import BackendError, NoFreeVariablesError
+from pymc_sph.fluid.simulate import Stepper
 from pymc_sph.graph import (
     LogpGraph,
     build_graph,
@@ -124,8 +125,13 @@ class Target:
 
     @property
     def engine(self) -> str:
-        """Name of the engine in use: "loop", "vectorized" or "rows"."""
+        """Name of the engine in use: "loop", "vectorized", "rows" or "jax"."""
         return self._engine.name
+
+    @property
+    def stepper(self) -> Stepper | None:
+        """Takes the fluids' steps in compiled code, with ``backend="jax"``; else None."""
+        return getattr(self._engine, "stepper", None)
 
     def __call__(self, theta: ArrayLike) -> tuple[Array, Array | None]:
         """Evaluate a batch.
@@ -247,7 +253,8 @@ def compile_target(
     executor : concurrent.futures.Executor, optional
         Evaluates the rows in the pressure form instead, `cores` or not.
     backend : {None, "numba", "c", "jax"}
-        As in ``pm.fit``; None is Numba.
+        As in ``pm.fit``; None is Numba. With "jax" the fluids' steps are compiled as well, and
+        their probes spread over all devices.
     compile_kwargs : dict, optional
         As in ``pm.fit``: arguments of ``pytensor.function``, among them ``mode``.
 
@@ -275,7 +282,9 @@ def compile_target(
         )
     graph = build_graph(model, point, formulation)
     compiled: Engine
-    if graph.grad is None:
+    if "JAX" in type(mode.linker).__name__:
+        compiled = _jax_engine(graph, engine, kwargs, ravel_point(model, point))
+    elif graph.grad is None:
         # by default to C: Numba would call Ops that it cannot compile through the interpreter
         chosen = backend is not None or "mode" in (compile_kwargs or {})
         mode = mode if chosen else get_mode("CVM")
@@ -345,14 +354,6 @@ def _resolve_mode(
     name = str(backend).lower()
     if name not in BACKENDS:
         raise BackendError(f"Unknown backend {backend!r}: choose one of {', '.join(BACKENDS)}.")
-    if name == "jax":
-        try:
-            import jax  # noqa: F401
-        except ImportError as err:
-            raise BackendError(
-                "backend='jax' needs the package jax, which is not installed: "
-                "install it (pip install jax) or use backend='numba'."
-            ) from err
     return get_mode("CVM" if name == "c" else name.upper()), kwargs
 
 
@@ -382,6 +383,24 @@ def _compile_engine(
             message = "The loop engine failed (%s); batching the graph instead.%s"
             logger.info(message, err, see("a-slower-engine"))
     return _compile_vectorized(graph, mode, kwargs, point)
+
+
+def _jax_engine(
+    graph: LogpGraph, engine: str, kwargs: dict[str, Any], point: Array
+) -> Engine:
+    if engine == "loop" or kwargs:
+        what = "engine='loop'" if engine == "loop" else f"compile_kwargs: {', '.join(kwargs)}"
+        raise BackendError(
+            f"{what}: backend='jax' compiles by JAX, not by pytensor.function; leave it out."
+        )
+    try:
+        from pymc_sph.jax_engine import JaxEngine
+    except ImportError as err:
+        raise BackendError(
+            "backend='jax' needs the package jax, which is not installed: "
+            "install it (pip install 'pymc-sph[jax]') or use backend=None."
+        ) from err
+    return JaxEngine(graph, point)
 
 
 def _compile_vectorized(

@@ -26,7 +26,7 @@ def stretch_frame(fluid: Fluid, moment: Array, rate: float, bound: float) -> Flu
     in units of the kernels, stretch with the frame. The step is shortened where half its squared
     Frobenius norm is above `bound`.
     """
-    if rate == 0:
+    if isinstance(rate, int | float) and rate == 0:  # else an argument of compiled code
         return fluid
     xp = namespace(moment)
     step = bounded(rate * moment[None], min(bound, INVERTIBLE))[0]

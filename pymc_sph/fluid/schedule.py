@@ -114,6 +114,15 @@ def rates(plan: Plan, schedule: Schedule) -> Rates:
     )
 
 
+def assured(plan: Plan, schedule: Schedule) -> int:
+    """Steps, at least 1, over which the schedule neither stops nor changes its step sizes.
+
+    Whatever they see; but a fit may be told to end before.
+    """
+    n = min(STALL - schedule.barren, plan.window * 2**schedule.level - schedule.count)
+    return max(1, n if plan.flat is None else min(n, plan.flat - schedule.flat))
+
+
 def advance(plan: Plan, schedule: Schedule, seen: Observation, n_probes: int) -> Schedule:
     """Schedule after a step with this observation of `n_probes` probes."""
     after = dataclasses.replace(schedule, step=schedule.step + 1)

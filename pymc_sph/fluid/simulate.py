@@ -4,16 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
 
 from pymc_sph.fluid import schedule as scheduling
-from pymc_sph.fluid.density import draw_noise
+from pymc_sph.fluid.density import ProbeNoise, draw_noise
 from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.pressure_step import pressure_step
 from pymc_sph.fluid.reuse import Memory
-from pymc_sph.fluid.schedule import Plan, Schedule
+from pymc_sph.fluid.schedule import Plan, Schedule, assured
 from pymc_sph.fluid.state import Fluid
-from pymc_sph.fluid.step import LogDensity, Observation, step
+from pymc_sph.fluid.step import Field, LogDensity, Observation, Rates, step
+
+Coming = Callable[[int], Sequence[tuple[ProbeNoise, Rates]]]
+"""(most) -> random numbers and rates of the next steps that are sure to be taken, at most so many.
+"""
+
+
+class Stepper(Protocol):
+    """What takes the steps in place of `step.step`: a target may have one, as its `stepper`."""
+
+    def take(
+        self, key: tuple[int, ...], fluid: Fluid, rates: Rates, n_probes: int, coming: Coming
+    ) -> tuple[Fluid, Observation]:
+        """Take the next step of one fluid among those under way, which `key` names."""
+
+    def once(
+        self, fluid: Fluid, noise: ProbeNoise, rates: Rates, around: Field | None = None
+    ) -> tuple[Fluid, Observation]:
+        """Take one step."""
 
 
 @dataclass(frozen=True)
@@ -81,16 +102,28 @@ class Simulation:
         return dataclasses.replace(self, schedule=schedule)
 
 
+def coming(sim: Simulation, most: int) -> list[tuple[ProbeNoise, Rates]]:
+    """Random numbers and rates of its next steps: those it is sure to take, at most so many."""
+    steps = []
+    for t in range(sim.schedule.step, sim.schedule.step + min(most, assured(sim.plan, sim.schedule))):
+        noise = draw_noise(stream(*sim.seed, t), sim.n_probes, sim.fluid.dim)
+        schedule = dataclasses.replace(sim.schedule, step=t)
+        steps.append((noise, scheduling.rates(sim.plan, schedule)))
+    return steps
+
+
 def advance(simulation: Simulation, target: LogDensity) -> tuple[Simulation, Observation]:
     """Take one step of the fluid and of its schedule."""
-    sim = simulation
-    rng = stream(*sim.seed, sim.schedule.step)
-    noise = draw_noise(rng, sim.n_probes, sim.fluid.dim)
-    rates = scheduling.rates(sim.plan, sim.schedule)
-    memory = sim.memory
-    if memory is None:
-        fluid, seen = step(sim.fluid, noise, target, rates)
+    sim, memory = simulation, simulation.memory
+    stepper: Stepper | None = getattr(target, "stepper", None)
+    if memory is None and stepper is not None:
+        rates = scheduling.rates(sim.plan, sim.schedule)
+        fluid, seen = stepper.take(sim.seed, sim.fluid, rates, sim.n_probes, partial(coming, sim))
     else:
-        fluid, memory, seen = pressure_step(sim.fluid, memory, noise, target, rates)
+        [(noise, rates)] = coming(sim, 1)
+        if memory is None:
+            fluid, seen = step(sim.fluid, noise, target, rates)
+        else:
+            fluid, memory, seen = pressure_step(sim.fluid, memory, noise, target, rates)
     schedule = scheduling.advance(sim.plan, sim.schedule, seen, sim.n_probes)
     return dataclasses.replace(sim, fluid=fluid, schedule=schedule, memory=memory), seen
