@@ -174,8 +174,8 @@ class JaxEngine:
 
 
 def _size(n: int) -> int:
-    """Least power of two that is at least n."""
-    return 1 << (n - 1).bit_length()
+    """Least power of two that is at least n and 16."""
+    return max(16, 1 << (n - 1).bit_length())
 
 
 def _jaxified(
