@@ -57,7 +57,9 @@ def by_sph(args: argparse.Namespace, backend: str | None) -> dict[str, Any]:
         began, times[:] = time.perf_counter(), []
         approx = method.fit(args.steps, backend=backend, callbacks=[clock], progressbar=False)
         seconds.append(time.perf_counter() - began)
-    result, mixture = approx.result, approx.result.mixture
+    result = approx.result
+    assert result is not None  # a fit that has ended has one
+    mixture = result.mixture
     return {
         "total": seconds[0],
         "warm": seconds[1],
@@ -72,7 +74,7 @@ def by_sph(args: argparse.Namespace, backend: str | None) -> dict[str, Any]:
 
 
 def regression(X: Any, y: Any) -> Any:
-    """The same model for NumPyro."""
+    """Return the same model for NumPyro."""
     import numpyro
 
     from numpyro import distributions as dist
@@ -92,9 +94,7 @@ def by_nuts(args: argparse.Namespace) -> dict[str, Any]:
 
     X, y = map(jax.numpy.asarray, data(args.n, args.d))
     began = time.perf_counter()
-    chain = MCMC(
-        NUTS(regression(X, y)), num_warmup=DRAWS, num_samples=DRAWS, progress_bar=False
-    )
+    chain = MCMC(NUTS(regression(X, y)), num_warmup=DRAWS, num_samples=DRAWS, progress_bar=False)
     chain.run(jax.random.key(1), extra_fields=("num_steps",))
     draws = np.asarray(chain.get_samples()["b"])
     figures = {"total": time.perf_counter() - began}
@@ -157,7 +157,8 @@ def run_apart(method: str, args: argparse.Namespace) -> dict[str, Any]:
     for name in sizes:
         command += [f"--{name}", str(getattr(args, name))]
     on_cpu = {"JAX_PLATFORMS": "cpu"} if method.endswith("cpu") else {}
-    row: dict[str, Any] = {"method": method} | {name: getattr(args, name) for name in sizes}
+    row: dict[str, Any] = {"method": method}
+    row |= {name: getattr(args, name) for name in sizes if name != "steps"}
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=args.limit, env=os.environ | on_cpu

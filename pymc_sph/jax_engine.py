@@ -1,4 +1,4 @@
-"""The engine of ``backend="jax"``: the log density as a JAX function, and the fluids' steps with it.
+"""The engine of ``backend="jax"``: the log density as a JAX function, and the steps with it.
 
 PyTensor writes the graph as JAX code, one row at a time, and JAX batches it. All numbers are
 float64, whatever the process has chosen for JAX: PyTensor sets JAX's global option when it loads
@@ -19,7 +19,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pytensor.compile.mode import get_mode
 from pytensor.compile.sharedvalue import SharedVariable
-from pytensor.graph.basic import Constant
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.replace import clone_replace
 from pytensor.graph.traversal import graph_inputs

@@ -385,9 +385,7 @@ def _compile_engine(
     return _compile_vectorized(graph, mode, kwargs, point)
 
 
-def _jax_engine(
-    graph: LogpGraph, engine: str, kwargs: dict[str, Any], point: Array
-) -> Engine:
+def _jax_engine(graph: LogpGraph, engine: str, kwargs: dict[str, Any], point: Array) -> Engine:
     if engine == "loop" or kwargs:
         what = "engine='loop'" if engine == "loop" else f"compile_kwargs: {', '.join(kwargs)}"
         raise BackendError(

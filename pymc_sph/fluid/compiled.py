@@ -37,7 +37,7 @@ RowTarget = Callable[..., tuple[Array, Array]]
 """(theta (K, d), *arguments) -> (log density (K,), its gradient (K, d)), each row by itself, of JAX
 arrays."""
 
-for _kind in (Fluid, ProbeNoise, Observation):
+for _kind in (Fluid, Observation):
     jax.tree_util.register_dataclass(
         _kind, data_fields=[f.name for f in dataclasses.fields(_kind)], meta_fields=[]
     )
@@ -76,9 +76,9 @@ class Stepper:
     A call into compiled code costs a fraction of a millisecond, and more on an accelerator. So
     `take` runs the steps ahead that the schedule is sure to want, and hands them out one by one.
 
-    Over several devices, the probes are spread: each device evaluates the target at its own and
-    holds their columns of the (N, K) arrays. Particles are spread between the steps, and where
-    their number divides; what a step needs of all of them, it gathers.
+    Over several devices, the probes are spread, each device evaluating the target at its own, and
+    so are the particles, if their number divides. Of what belongs to both, (N, K) arrays, XLA
+    keeps rows or columns on each device, as the sizes ask for; what a step needs whole, it gathers.
 
     Parameters
     ----------
@@ -163,7 +163,7 @@ class Stepper:
         mesh = mesh_of(self._devices, e.shape[1])
         with jax.enable_x64(True):
             out = self._run(
-                fluid, ProbeNoise(offset, e), varying, len(steps), around, arguments,
+                fluid, offset, e, varying, len(steps), around, arguments,
                 fixed=fixed, mesh=mesh,
             )  # fmt: skip
             fluids, seen = jax.tree.map(np.asarray, jax.device_get(out))
@@ -192,7 +192,8 @@ def _is(one: Any, other: Any) -> bool:
 def _run(
     target: RowTarget,
     fluid: Fluid,
-    noise: ProbeNoise,
+    offset: Array,
+    e: Array,
     varying: Array,
     n: Array,
     around: Field | None,
@@ -211,7 +212,7 @@ def _run(
         values = dict(zip(VARYING, varying[i], strict=True))
         if fixed.frame == 0:
             values["frame"] = 0.0
-        own = ProbeNoise(noise.offset[i], spread(noise.e[i], mesh))
+        own = ProbeNoise(offset[i], spread(e[i], mesh))
         return step(fluid, own, log_density, dataclasses.replace(fixed, **values), around)
 
     def body(i: Array, carry: Any) -> Any:

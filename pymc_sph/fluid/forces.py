@@ -12,9 +12,9 @@ def clip_acceleration(r: Array, grad_log_rho: Array, used: Array, times: float =
     """Shorten the accelerations (K, d) longer than `times` their usual length.
 
     A probe far out in a tail must not throw the particles that it reaches. The usual length is the
-    median of those `used` (K,), but no less than the acceleration of a kernel one width off its place, which
-    is |grad log rho| / sqrt(d): when nearly all probes are at rest, the few that are not still
-    count.
+    median of those `used` (K,), but no less than the acceleration of a kernel one width off its
+    place, which is |grad log rho| / sqrt(d): when nearly all probes are at rest, the few that are
+    not still count.
     """
     xp = namespace(r)
     length = xp.linalg.vector_norm(r, axis=1)

@@ -11,7 +11,7 @@ from pymc_sph.fluid.state import Array, namespace
 
 
 def count(used: Array) -> Array:
-    """Number of probes in `used` (K,), at least 1 so that one can divide by it."""
+    """Count the probes in `used` (K,), at least 1 so that one can divide by it."""
     xp = namespace(used)
     return xp.maximum(xp.sum(used), 1)
 

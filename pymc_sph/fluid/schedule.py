@@ -115,9 +115,9 @@ def rates(plan: Plan, schedule: Schedule) -> Rates:
 
 
 def assured(plan: Plan, schedule: Schedule) -> int:
-    """Steps, at least 1, over which the schedule neither stops nor changes its step sizes.
+    """Return for how many steps the schedule neither stops nor changes its step sizes.
 
-    Whatever they see; but a fit may be told to end before.
+    At least 1, and whatever they see; but a fit may be told to end before.
     """
     n = min(STALL - schedule.barren, plan.window * 2**schedule.level - schedule.count)
     return max(1, n if plan.flat is None else min(n, plan.flat - schedule.flat))

@@ -104,8 +104,9 @@ class Simulation:
 
 def coming(sim: Simulation, most: int) -> list[tuple[ProbeNoise, Rates]]:
     """Random numbers and rates of its next steps: those it is sure to take, at most so many."""
+    first, n = sim.schedule.step, min(most, assured(sim.plan, sim.schedule))
     steps = []
-    for t in range(sim.schedule.step, sim.schedule.step + min(most, assured(sim.plan, sim.schedule))):
+    for t in range(first, first + n):
         noise = draw_noise(stream(*sim.seed, t), sim.n_probes, sim.fluid.dim)
         schedule = dataclasses.replace(sim.schedule, step=t)
         steps.append((noise, scheduling.rates(sim.plan, schedule)))

@@ -106,7 +106,7 @@ def branch(condition: Any, taken: Callable[[], Fluid], otherwise: Fluid) -> Flui
 
 
 def indices(mask: Array) -> Array:
-    """Indices (n,) that `mask` (N,) picks; all N in JAX, whose shapes depend on no value."""
+    """Return the indices that `mask` (N,) picks; all N in JAX, where no value gives a shape."""
     if isinstance(mask, np.ndarray):
         return np.flatnonzero(mask)
     return namespace(mask).arange(mask.shape[0])
