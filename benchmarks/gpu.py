@@ -25,7 +25,7 @@ import numpy as np
 
 METHODS = ("nuts", "sph jax", "sph jax cpu", "sph numba cpu", "steinvi")
 DRAWS = 500
-STEIN_STEPS, STEIN_PARTICLES, STEIN_DRAWS = 2_000, 10, 10
+STEIN_PARTICLES, STEIN_DRAWS = 10, 10
 
 
 def data(n: int, d: int) -> tuple[np.ndarray, np.ndarray]:
@@ -123,14 +123,14 @@ def by_stein(args: argparse.Namespace) -> dict[str, Any]:
     )  # fmt: skip
     state = stein.init(jax.random.key(1))
     loop = jax.jit(
-        lambda s: jax.lax.fori_loop(0, STEIN_STEPS, lambda _, now: stein.update(now)[0], s)
+        lambda s: jax.lax.fori_loop(0, args.stein_steps, lambda _, now: stein.update(now)[0], s)
     )
     found = jax.device_get(stein.get_params(loop(state)))
     centre, scale = found["b_auto_loc"], found["b_auto_scale"]
     variance = np.mean(scale**2, axis=0) + np.var(centre, axis=0)
     return {
         "total": time.perf_counter() - began,
-        "gradients": STEIN_STEPS * STEIN_PARTICLES**2 * STEIN_DRAWS,
+        "gradients": args.stein_steps * STEIN_PARTICLES**2 * STEIN_DRAWS,
         "mean": centre.mean(axis=0).tolist(),
         "sd": np.sqrt(variance).tolist(),
     }
@@ -152,13 +152,13 @@ def run_here(method: str, args: argparse.Namespace) -> None:
 
 def run_apart(method: str, args: argparse.Namespace) -> dict[str, Any]:
     """Run one method in a process of its own; return its row, or one that says what went wrong."""
-    sizes = ("n", "d", "particles", "probes", "steps")
+    sizes = ("n", "d", "particles", "probes", "steps", "stein_steps")
     command = [sys.executable, __file__, "--run", method]
     for name in sizes:
-        command += [f"--{name}", str(getattr(args, name))]
+        command += [f"--{name.replace('_', '-')}", str(getattr(args, name))]
     on_cpu = {"JAX_PLATFORMS": "cpu"} if method.endswith("cpu") else {}
     row: dict[str, Any] = {"method": method}
-    row |= {name: getattr(args, name) for name in sizes if name != "steps"}
+    row |= {name: getattr(args, name) for name in sizes[:4]}
     try:
         done = subprocess.run(
             command, capture_output=True, text=True, timeout=args.limit, env=os.environ | on_cpu
@@ -192,6 +192,7 @@ def main() -> None:
     parser.add_argument("--particles", type=int, default=1_024)
     parser.add_argument("--probes", type=int, default=8_192)
     parser.add_argument("--steps", type=int, default=10_000, help="of sph, at most")
+    parser.add_argument("--stein-steps", type=int, default=2_000)
     parser.add_argument("--limit", type=float, default=3_600.0, help="seconds for a method")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--json", type=Path)

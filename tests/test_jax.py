@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -37,6 +38,31 @@ def test_the_checks_on_eight_devices():
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert " passed" in done.stdout and "skipped" not in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("jax") is None, reason="jax is not installed")
+def test_the_benchmark_for_accelerators_runs_on_a_cpu(tmp_path):
+    out = tmp_path / "rows.json"
+    sizes = "--n 300 --d 3 --particles 8 --probes 32 --stein-steps 50".split()
+    methods = ["nuts", "sph jax", "sph numba cpu", "steinvi"]
+    command = [sys.executable, "benchmarks/gpu.py", *sizes, "--json", str(out)]
+    command += ["--methods", *methods]
+    environment = os.environ | {"JAX_PLATFORMS": "cpu"}
+    done = subprocess.run(
+        command, cwd=TESTS.parent, env=environment, capture_output=True, text=True, timeout=900
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = {row["method"]: row for row in json.loads(out.read_text())}
+    assert list(rows) == methods
+    one, two = rows["sph jax"], rows["sph numba cpu"]
+    np.testing.assert_allclose(one["mean"], two["mean"], atol=0.05 * min(two["sd"]))
+    assert one["log_evidence"] == pytest.approx(two["log_evidence"], abs=0.05)
+    if importlib.util.find_spec("numpyro") is None:
+        assert "numpyro" in rows["nuts"]["error"] and "numpyro" in rows["steinvi"]["error"]
+    else:
+        np.testing.assert_allclose(one["mean"], rows["nuts"]["mean"], atol=0.3 * min(two["sd"]))
+        assert "error" not in rows["steinvi"]
 
 
 def test_jax_that_is_missing(monkeypatch):
