@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from numpy.typing import NDArray
 from pytensor.compile.mode import get_mode
 from pytensor.compile.sharedvalue import SharedVariable
@@ -59,11 +60,6 @@ class JaxEngine:
     honoured; whole numbers among them may be shapes, which JAX compiles in: the code is built
     again when they change.
 
-    Attributes
-    ----------
-    stepper : Stepper or None
-        Takes the fluids' steps; None without a gradient, in the pressure form.
-
     Raises
     ------
     BackendError
@@ -84,11 +80,10 @@ class JaxEngine:
         self._shapes = [v for v in shared if v.type.ndim == 0 and "int" in str(v.type.dtype)]
         self._shared = [v for v in shared if v not in self._shapes]
         self._devices = devices()
-        self._held: list[tuple[Any, Any]] = [(None, None)] * len(self._shared)
-        self._compiled_in: tuple[int, ...] = ()
-        self.stepper: Stepper | None = None
+        self._held: dict[Mesh | None, tuple[list[Any], tuple[Any, ...]]] = {}
+        self._compiled_in: tuple[int, ...] | None = None
+        self._stepper: Stepper | None = None
         try:
-            self._build()
             self(point[None, :])
         except Exception as err:
             raise BackendError(
@@ -99,12 +94,13 @@ class JaxEngine:
         """Evaluate a batch; no row raises an error here."""
         n, dim = theta.shape
         logp, grad = np.empty(n), np.empty((n, dim))
-        arguments = self._arguments()
+        self._build()
         for start in range(0, n, ROWS):
             rows = theta[start : start + ROWS]
             some = len(rows)
             # compiled anew for every shape: few shapes, powers of two
             padded = np.concatenate([rows, np.repeat(rows[-1:], _size(some) - some, axis=0)])
+            arguments = self._arguments(mesh_of(self._devices, len(padded)))
             with jax.enable_x64(True):
                 out = jax.device_get(self._batch(padded, *arguments))
             logp[start : start + some] = out[0][:some]
@@ -129,26 +125,32 @@ class JaxEngine:
 
     def release(self) -> None:
         """Drop the steps that were taken ahead."""
-        if self.stepper is not None:
-            self.stepper.forget()
+        if self._stepper is not None:
+            self._stepper.forget()
 
-    def _arguments(self) -> tuple[Any, ...]:
-        """Values of the shared variables on the device; copied there when they have changed."""
-        if self._compiled_in != self._shape_values():
-            self._build()
-        for i, variable in enumerate(self._shared):
-            value = variable.get_value(borrow=True)
-            if self._held[i][0] is not value:
-                with jax.enable_x64(True):
-                    self._held[i] = value, jax.numpy.asarray(value)
-        return tuple(held for _, held in self._held)
+    @property
+    def stepper(self) -> Stepper | None:
+        """Takes the fluids' steps; None without a gradient, in the pressure form."""
+        self._build()
+        return self._stepper
 
-    def _shape_values(self) -> tuple[int, ...]:
-        return tuple(int(v.get_value(borrow=True)) for v in self._shapes)
+    def _arguments(self, mesh: Mesh | None) -> tuple[Any, ...]:
+        """Values of the shared variables on every device; copied there when they have changed."""
+        values = [v.get_value(borrow=True) for v in self._shared]
+        held = self._held.get(mesh)
+        if held is None or any(a is not b for a, b in zip(held[0], values, strict=True)):
+            where = None if mesh is None else NamedSharding(mesh, PartitionSpec())
+            with jax.enable_x64(True):
+                held = values, tuple(jax.device_put(value, where) for value in values)
+            self._held[mesh] = held
+        return held[1]
 
     def _build(self) -> None:
-        """Write the graph as JAX code, and compile what calls it when it is called."""
-        self._compiled_in = self._shape_values()
+        """Write the graph as JAX code, unless it is there; jit compiles it when it is called."""
+        shape_values = tuple(int(v.get_value(borrow=True)) for v in self._shapes)
+        if self._compiled_in == shape_values:
+            return
+        self._compiled_in = shape_values
         with jax.enable_x64(True):
             one = _jaxified(self._graph, self._shared, self._shapes)
             held = [v.get_value(borrow=True) for v in self._shared]
@@ -169,7 +171,7 @@ class JaxEngine:
 
         self._batch = jax.jit(batch)
         if self._graph.grad is not None:
-            self.stepper = Stepper(target, self._arguments, self._devices)
+            self._stepper = Stepper(target, self._arguments, self._devices)
 
 
 def _size(n: int) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import time
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -28,6 +29,8 @@ MOST = 16
 """Steps in one call, at most."""
 BYTES = 1 << 26
 """States and random numbers of the steps of one call, at most, unless it is a single step."""
+SECONDS = 0.25
+"""Seconds of one call, roughly at most, unless it is a single step: no call can be interrupted."""
 DEVICES = "devices"
 """Name of the only axis of a mesh."""
 VARYING = ("temperature", "dt", "tensor", "mass", "frame")
@@ -85,19 +88,24 @@ class Stepper:
     target : callable
         Log density and gradient, as a function of JAX arrays; see `RowTarget`.
     arguments : callable
-        Returns the target's further arguments, the same objects as long as nothing has changed.
+        mesh -> the target's further arguments, there where such a mesh needs them; the same
+        objects as long as nothing has changed.
     devices : sequence of jax.Device
         Devices to use; as many of them as divide half the probes.
     """
 
     def __init__(
-        self, target: RowTarget, arguments: Callable[[], tuple[Any, ...]], devices: Sequence[Any]
+        self,
+        target: RowTarget,
+        arguments: Callable[[Mesh | None], tuple[Any, ...]],
+        devices: Sequence[Any],
     ) -> None:
         self._arguments = arguments
         self._devices = tuple(devices)
         self._run = jax.jit(partial(_run, target), static_argnames=("fixed", "mesh"))
         self._ahead: dict[tuple[int, ...], list[_Taken]] = {}
         self._used: tuple[Any, ...] = ()
+        self._seconds = math.inf  # of a step, the first of which are compiled first
 
     def take(
         self, key: tuple[int, ...], fluid: Fluid, rates: Rates, n_probes: int, coming: Coming
@@ -117,7 +125,7 @@ class Stepper:
         coming : callable
             Random numbers and rates of this step and those after it; see `simulate.Coming`.
         """
-        arguments = self._arguments()
+        arguments = self._arguments(mesh_of(self._devices, n_probes // 2))
         same = len(arguments) == len(self._used) and all(map(_is, arguments, self._used))
         if not same:  # data have changed: what was taken ahead is worth nothing
             self.forget()
@@ -126,7 +134,8 @@ class Stepper:
         if not (ahead and ahead[0].fluid is fluid and ahead[0].rates == rates):
             size = sum(x.nbytes for x in jax.tree.leaves(fluid)) + 4 * n_probes * fluid.dim
             most = max(1, min(MOST, BYTES // size))
-            ahead = self._ahead[key] = self._steps(fluid, coming(most), most, None, arguments)
+            n = max(1, min(most, int(SECONDS / self._seconds)))
+            ahead = self._ahead[key] = self._steps(fluid, coming(n), most, None)
         taken = ahead.pop(0)
         return taken.after, taken.seen
 
@@ -134,7 +143,7 @@ class Stepper:
         self, fluid: Fluid, noise: ProbeNoise, rates: Rates, around: Field | None = None
     ) -> tuple[Fluid, Observation]:
         """Take one step; `around`, as in `step.step`, must be a pytree that JAX knows."""
-        [taken] = self._steps(fluid, [(noise, rates)], 1, around, self._arguments())
+        [taken] = self._steps(fluid, [(noise, rates)], 1, around)
         return taken.after, taken.seen
 
     def forget(self) -> None:
@@ -147,7 +156,6 @@ class Stepper:
         steps: Sequence[tuple[ProbeNoise, Rates]],
         most: int,
         around: Field | None,
-        arguments: tuple[Any, ...],
     ) -> list[_Taken]:
         """Take some steps, at most `most`, for which the code is compiled."""
         rates = [r for _, r in steps]
@@ -161,12 +169,13 @@ class Stepper:
         for i, (noise, _) in enumerate(steps):
             offset[i], e[i] = noise.offset, noise.e
         mesh = mesh_of(self._devices, e.shape[1])
+        arguments, began = self._arguments(mesh), time.perf_counter()
         with jax.enable_x64(True):
             out = self._run(
-                fluid, offset, e, varying, len(steps), around, arguments,
-                fixed=fixed, mesh=mesh,
-            )  # fmt: skip
+                fluid, offset, e, varying, len(steps), around, arguments, fixed=fixed, mesh=mesh
+            )
             fluids, seen = jax.tree.map(np.asarray, jax.device_get(out))
+        self._seconds = min(self._seconds, (time.perf_counter() - began) / len(steps))
         taken = []
         for i, rate in enumerate(rates):
             after = Fluid(**{f.name: getattr(fluids, f.name)[i] for f in dataclasses.fields(Fluid)})
