@@ -15,6 +15,7 @@ import numpy as np
 
 from scipy.optimize import minimize
 
+from pymc_sph.ahead import announce
 from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.step import LogDensity
 
@@ -341,6 +342,7 @@ def hessians(target: LogDensity, points: np.ndarray, scale: np.ndarray) -> tuple
     d = points.shape[1]
     steps = np.concatenate([np.diag(scale), -np.diag(scale)])
     out = np.empty((len(points), d, d))
+    announce(target, [x + steps for x in points])
     for x, H in zip(points, out, strict=True):
         _, grad = target(x + steps)
         H[:] = (grad[:d] - grad[d:]) / (2 * scale[:, None])

@@ -7,8 +7,8 @@ import logging
 import os
 import time
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from pymc.initial_point import make_initial_point_fn
 from pymc.model import Model
 from pytensor.compile.mode import Mode, get_mode
 
-from pymc_sph.checks import shown
+from pymc_sph.checks import SettingsError, shown
 from pymc_sph.engines import Engine, LoopEngine, VectorizedEngine
 from pymc_sph.errors import BackendError, NoFreeVariablesError
 from pymc_sph.graph import (
@@ -33,7 +33,9 @@ from pymc_sph.initial_points import dispersed_points
 from pymc_sph.interrupts import held_interrupts
 from pymc_sph.links import see
 from pymc_sph.process import graphs
+from pymc_sph.remote_engine import RemoteEngine
 from pymc_sph.row_engine import RowEngine
+from pymc_sph.workers import check_executor
 
 logger = logging.getLogger(__name__)
 
@@ -104,14 +106,29 @@ class Target:
         self._options = dict(options or {})
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the compiled functions and their threads, which belong to this process."""
-        return self.__dict__ | {"_compiled": None}
+        """Leave out the compiled functions and their workers, which belong to this process."""
+        return self.__dict__ | {
+            "_compiled": None,
+            "_options": self._options | {"cores": 1, "executor": None},
+        }
 
     @property
     def _engine(self) -> Engine:
         if self._compiled is None:
             self._compiled = compile_target(self.model, **self._options)._engine
         return self._compiled
+
+    def employ(self, cores: int, executor: Any) -> None:
+        """Evaluate with these workers from now on; see `compile_target`."""
+        options = self._options | {"cores": cores, "executor": executor}
+        if options != {"cores": 1, "executor": None} | self._options:
+            self.release()
+            self._options, self._compiled = options, None
+
+    @property
+    def ahead(self) -> Callable[[Sequence[Array]], None] | None:
+        """Takes batches that are about to be asked for; None where no workers could begin."""
+        return getattr(self._engine, "ahead", None)
 
     def serves(self, model: Model) -> bool:
         """Whether this is the log density of the model as it is now: variables may be added."""
@@ -221,7 +238,7 @@ def compile_target(
     engine: str = "auto",
     threads: int | None = None,
     cores: int = 1,
-    executor: Executor | None = None,
+    executor: Any = None,
     backend: str | None = None,
     compile_kwargs: Mapping[str, Any] | None = None,
 ) -> Target:
@@ -242,10 +259,11 @@ def compile_target(
         Largest number of threads of the loop engine; the number of cores up to 4 by default.
         Results do not depend on it.
     cores : int
-        Processes that evaluate the rows in the pressure form. Results do not depend on it. They
+        Processes that evaluate the rows, instead of threads. Results do not depend on it. They
         are forked on Linux; elsewhere a script needs the guard ``if __name__ == "__main__"``.
-    executor : concurrent.futures.Executor, optional
-        Evaluates the rows in the pressure form instead, `cores` or not.
+    executor : concurrent.futures.Executor or dask.distributed.Client, optional
+        Evaluates the rows instead, `cores` or not: any object with ``submit`` as an Executor has
+        it. Each worker gets the model by cloudpickle, and compiles it once.
     backend : {None, "numba", "c", "jax"}
         As in ``pm.fit``; None is Numba.
     compile_kwargs : dict, optional
@@ -261,6 +279,8 @@ def compile_target(
         The model cannot be fitted; the message names the variable or Op.
     BackendError
         The backend is unknown or not installed.
+    SettingsError
+        Workers for a density that draws random numbers (``pm.Minibatch``).
     """
     began = time.perf_counter()
     if engine not in ENGINES:
@@ -281,7 +301,11 @@ def compile_target(
         mode = mode if chosen else get_mode("CVM")
         compiled = RowEngine(graph, mode, cores, executor, **kwargs)
     else:
-        compiled = _compile_engine(graph, engine, mode, threads, kwargs, ravel_point(model, point))
+        start = ravel_point(model, point)
+        if cores == 1 and executor is None:
+            compiled = _compile_engine(graph, engine, mode, threads, kwargs, start)
+        else:
+            compiled = _compile_remote(graph, engine, mode, kwargs, start, cores, executor)
     target = Target(
         model,
         compiled,
@@ -292,6 +316,7 @@ def compile_target(
             "formulation": formulation,
             "engine": engine,
             "cores": cores,
+            "executor": executor,
             "threads": threads,
             "backend": backend,
             "compile_kwargs": compile_kwargs,
@@ -382,6 +407,29 @@ def _compile_engine(
             message = "The loop engine failed (%s); batching the graph instead.%s"
             logger.info(message, err, see("a-slower-engine"))
     return _compile_vectorized(graph, mode, kwargs, point)
+
+
+def _compile_remote(
+    graph: LogpGraph,
+    engine: str,
+    mode: Mode,
+    kwargs: dict[str, Any],
+    point: Array,
+    cores: int,
+    executor: Any,
+) -> Engine:
+    """Compile the engine here, where the row of `error_at` is evaluated, and for workers."""
+    if graph.random:
+        raise SettingsError(
+            "cores and executor: the log density draws random numbers (pm.Minibatch), and all "
+            "rows of a batch must see the same ones, so that it is evaluated in this process: "
+            "leave cores=1 and executor=None, or give the model its whole data"
+        )
+    check_executor(executor)
+    local = _compile_engine(graph, engine, mode, 1, kwargs, point)
+    make = partial(_compile_engine, graph, local.name, mode, 1, kwargs, point)
+    fork = "JAX" not in type(mode.linker).__name__
+    return RemoteEngine(make, local, graph, point, cores=cores, executor=executor, fork=fork)
 
 
 def _compile_vectorized(

@@ -1,0 +1,105 @@
+"""The engine of the force form over workers: in each, the engine that this process would use."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from numpy.typing import NDArray
+
+from pymc_sph.engines import BLOCK_ROWS, Engine
+from pymc_sph.graph import LogpGraph, SharedData
+from pymc_sph.workers import Recipe, Workers
+
+Array = NDArray[np.float64]
+Part = tuple[Array, Array, NDArray[np.bool_]]
+
+
+class RemoteEngine:
+    """A compiled engine in each of several workers.
+
+    The workers get the graph and compile it, with one thread each. The loop engine's rows are
+    independent; those of the vectorised one go to a worker in whole blocks, as they are evaluated
+    here. So the numbers are those of this process, on machines whose processors are of one kind.
+
+    Parameters
+    ----------
+    make : callable
+        Compiles the engine; called in every worker.
+    local : Engine
+        The engine of this process, with one thread.
+    graph : LogpGraph
+        Graph that it evaluates.
+    point : (d,)
+        A point where a row's cost is measured.
+    cores, executor
+        As in `Workers`.
+    fork : bool
+        Whether the compiled functions survive a fork.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[], Engine],
+        local: Engine,
+        graph: LogpGraph,
+        point: Array,
+        *,
+        cores: int = 1,
+        executor: Any = None,
+        fork: bool = True,
+    ) -> None:
+        self.name = local.name
+        self._local = local
+        self._data = SharedData([graph.logp, graph.grad])
+        self._lock = threading.RLock()
+        began = time.perf_counter()
+        local(point[None])  # compiled and called before
+        seconds = time.perf_counter() - began
+        grain = 1 if local.name == "loop" else BLOCK_ROWS
+        recipe = Recipe(make, grain, shareable=True, fork=fork)
+        self._workers = Workers(recipe, local, cores, executor, row_seconds=seconds)
+
+    def __call__(self, theta: Array) -> Part:
+        """Evaluate a batch."""
+        with self._lock:
+            self._follow_data()
+            parts: list[Part] = self._workers(theta)
+        if not parts:
+            return self._local(theta)[0], np.empty(theta.shape), np.zeros(0, dtype=bool)
+        logp, grad, failed = zip(*parts, strict=True)
+        return np.concatenate(logp), np.concatenate(grad), np.concatenate(failed)
+
+    def ahead(self, batches: Sequence[Array]) -> None:
+        """Begin with batches that are about to be asked for."""
+        with self._lock:
+            self._follow_data()
+            self._workers.ahead(batches)
+
+    def evaluate_one(self, theta: Array) -> None:
+        """Evaluate one row in this process and let errors out."""
+        self._local.evaluate_one(theta)
+
+    def reseed(self, seed: int) -> None:
+        """Do nothing: graphs with random numbers are never given to this engine."""
+
+    def generators(self) -> tuple[dict[str, Any], ...]:
+        """Return nothing: there are none."""
+        return ()
+
+    def set_generators(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Do nothing: there are none."""
+
+    def release(self) -> None:
+        """End the processes; they start again when needed."""
+        with self._lock:
+            self._workers.release()
+
+    def _follow_data(self) -> None:
+        if self._data.changed():  # pm.set_data must be honoured, and a worker has a copy
+            self._workers.renew()
