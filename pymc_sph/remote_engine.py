@@ -25,7 +25,8 @@ class RemoteEngine:
 
     The workers get the graph and compile it, with one thread each. The loop engine's rows are
     independent; those of the vectorised one go to a worker in whole blocks, as they are evaluated
-    here. So the numbers are those of this process, on machines whose processors are of one kind.
+    here; a single row is evaluated in this process. So the numbers are those of this process, on
+    machines whose processors are of one kind.
 
     Parameters
     ----------
@@ -58,6 +59,7 @@ class RemoteEngine:
         self._local = local
         self._data = SharedData([graph.logp, graph.grad])
         self._lock = threading.RLock()
+        self._rehearsed: dict[bytes, Part] = {}
         began = time.perf_counter()
         local(point[None])  # compiled and called before
         seconds = time.perf_counter() - began
@@ -65,15 +67,22 @@ class RemoteEngine:
         recipe = Recipe(make, grain, shareable=True, fork=fork)
         self._workers = Workers(recipe, local, cores, executor, row_seconds=seconds)
 
-    def __call__(self, theta: Array) -> Part:
+    def __call__(self, theta: Array) -> tuple[Array, Array | None, NDArray[np.bool_]]:
         """Evaluate a batch."""
         with self._lock:
             self._follow_data()
-            parts: list[Part] = self._workers(theta)
-        if not parts:
-            return self._local(theta)[0], np.empty(theta.shape), np.zeros(0, dtype=bool)
-        logp, grad, failed = zip(*parts, strict=True)
-        return np.concatenate(logp), np.concatenate(grad), np.concatenate(failed)
+            known = self._rehearsed.get(theta.tobytes())
+            if known is not None:
+                logp, grad, failed = known
+                return logp.copy(), grad.copy(), failed.copy()
+            if len(theta) <= 1:  # no worker would be faster
+                return self._local(theta)
+            return self._evaluate(theta)
+
+    @property
+    def rehearsal(self) -> Callable[[], Callable[[list[Array]], list[Any]]] | None:
+        """Begins a rehearsal, see `rehearse`, where the rows of a batch are independent."""
+        return self._begin_rehearsal if self.name == "loop" else None
 
     def ahead(self, batches: Sequence[Array]) -> None:
         """Begin with batches that are about to be asked for."""
@@ -98,8 +107,29 @@ class RemoteEngine:
     def release(self) -> None:
         """End the processes; they start again when needed."""
         with self._lock:
+            self._rehearsed = {}
             self._workers.release()
+
+    def _evaluate(self, theta: Array) -> Part:
+        logp, grad, failed = zip(*self._workers(theta), strict=True)
+        return np.concatenate(logp), np.concatenate(grad), np.concatenate(failed)
+
+    def _begin_rehearsal(self) -> Callable[[list[Array]], list[Any]]:
+        with self._lock:
+            self._follow_data()
+            self._rehearsed = {}
+        return self._rehearse
+
+    def _rehearse(self, rows: list[Array]) -> list[Any]:
+        """Evaluate single rows (1, d) in one batch, and keep them: log density and gradient."""
+        with self._lock:
+            logp, grad, failed = self._evaluate(np.concatenate(rows))
+        ones = [slice(k, k + 1) for k in range(len(rows))]
+        for row, one in zip(rows, ones, strict=True):
+            self._rehearsed[row.tobytes()] = logp[one], grad[one], failed[one]
+        return [(logp[one].copy(), grad[one].copy()) for one in ones]
 
     def _follow_data(self) -> None:
         if self._data.changed():  # pm.set_data must be honoured, and a worker has a copy
+            self._rehearsed = {}
             self._workers.renew()

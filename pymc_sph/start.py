@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from scipy.optimize import minimize
 from pymc_sph.ahead import announce
 from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.step import LogDensity
+from pymc_sph.rehearsal import rehearse
 
 CANDIDATES = 8
 """Points per path whose Gaussian is tried."""
@@ -95,9 +96,12 @@ def find_starts(
     noise = elbo_noise(stream(*seed), points.shape[1])
     starts: list[Gaussian] = []
     spent = 0
-    for point in points:
+    others = points[1:]
+    for n, point in enumerate(points):
         # where the posterior is this close to a Gaussian, another path there finds nothing better
         close = [start for start in starts if start.divergence < CLOSE]
+        if n == 1:
+            rehearse(target, [partial(lbfgs_path, point=other, until=close) for other in others])
         path = lbfgs_path(target, point, until=close)
         spent += path.n_evaluations
         if path.known is not None:

@@ -130,6 +130,11 @@ class Target:
         """Takes batches that are about to be asked for; None where no workers could begin."""
         return getattr(self._engine, "ahead", None)
 
+    @property
+    def rehearsal(self) -> Callable[[], Callable[[list[Array]], list[Any]]] | None:
+        """Begins a rehearsal of paths, see `rehearse`; None where it would not help."""
+        return getattr(self._engine, "rehearsal", None)
+
     def serves(self, model: Model) -> bool:
         """Whether this is the log density of the model as it is now: variables may be added."""
         return self.model is model and self._factors == factors_of(model)
