@@ -6,7 +6,7 @@ import signal
 import threading
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -60,7 +60,10 @@ def submit_all(
         ignored_warnings(DeprecationWarning),
         ignored_warnings(UserWarning, "Sending large graph"),
     ):
-        return [executor.submit(function, *call) for call in calls]
+        try:
+            return [executor.submit(function, *call) for call in calls]
+        except RuntimeError as err:  # shut down, or its loop closed
+            raise err if isinstance(err, BrokenExecutor) else BrokenExecutor(str(err)) from err
 
 
 def collect(futures: list[Future[Any]]) -> list[Any]:

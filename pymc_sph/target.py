@@ -35,7 +35,7 @@ from pymc_sph.links import see
 from pymc_sph.process import graphs
 from pymc_sph.remote_engine import RemoteEngine
 from pymc_sph.row_engine import RowEngine
-from pymc_sph.workers import check_executor
+from pymc_sph.workers import LostWorkersError, check_executor
 
 logger = logging.getLogger(__name__)
 
@@ -176,6 +176,18 @@ class Target:
         self.n_evaluations += len(theta)
         self.n_failed += int(failed.sum())
         return logp, grad
+
+    def logp(self, theta: ArrayLike) -> Array:
+        """Log density (K,) of a batch, for draws from a fit: without workers if they are gone.
+
+        An executor is often shut down after the fit.
+        """
+        try:
+            return self(theta)[0]
+        except LostWorkersError:
+            logger.info("The workers of the fit are gone; evaluating in this process.")
+            self.employ(1, None)
+            return self(theta)[0]
 
     def error_at(self, theta: Array) -> Exception | None:
         """Return the error that evaluating one point ``(d,)`` raises, or None."""

@@ -51,12 +51,14 @@ CHUNK_SECONDS = 0.02
 are still tasks enough for many workers."""
 KEPT = 8
 """Functions that a worker keeps; the one that was not used for longest is dropped."""
+DASK_ERRORS = ("KilledWorker", "ClosedClientError")
+"""Dask's errors for a task that three workers died of, and for a client that was closed."""
 RECIPES = 64_000_000
 """Bytes of recipes on their way at a time, one at least: they hold the model's data."""
 
 
 class LostWorkersError(BrokenExecutor):
-    """A worker died, and its executor takes no more work; the message says how to go on."""
+    """A worker has died, and its executor takes no more work; the message says how to go on."""
 
 
 @dataclass(frozen=True)
@@ -240,7 +242,7 @@ class Workers:
                 yield executor
             except Exception as err:
                 gone = isinstance(err, BrokenExecutor | CancelledError)
-                if not gone and type(err).__name__ != "KilledWorker":  # Dask's, after three deaths
+                if not gone and type(err).__name__ not in DASK_ERRORS:
                     raise
                 self._give_up()
                 raise self._lost(executor, err) from err
@@ -254,14 +256,15 @@ class Workers:
 
     def _lost(self, executor: Executor, error: Exception) -> LostWorkersError:
         if self._executor is None:
-            whose, remedy = f"one of the cores={self._cores} processes", "new ones are started by"
+            whose, how = f"the cores={self._cores} processes", "new processes take over in"
         else:
-            whose = f"one of those of the {type(executor).__name__} given as `executor`"
-            remedy = "with a new executor, go on by setting `executor` of the SPH object and"
+            whose = f"the {type(executor).__name__} given as `executor`"
+            how = "with a new executor, set as `executor` of the SPH object, go on by"
         return LostWorkersError(
-            f"A worker died, {whose}: killed, out of memory, or crashed in compiled code. Nothing "
-            f"of the steps before is lost: {remedy} `refine(n)`, or `pymc_sph.resume(path, model, "
-            f"...)` if the fit has a checkpoint. ({type(error).__name__}: {error})"
+            f"A worker of {whose} has died: killed, out of memory or crashed in compiled code; or "
+            f"the executor was shut down. Nothing of the steps before is lost: {how} `refine(n)`, "
+            "or by `pymc_sph.resume(path, model, ...)` from a checkpoint. "
+            f"({type(error).__name__}: {error})"
         )
 
     def _own_pool(self) -> Executor:
