@@ -20,8 +20,6 @@ from fluids import banana
 from killing import Killing
 from same_bits import differences
 
-import pymc_sph
-
 from pymc_sph import SPH, LostWorkersError, SettingsError, compile_target, fit_density, workers
 from pymc_sph.ensemble import Ensemble
 from pymc_sph.workers import Recipe, Workers
@@ -86,7 +84,10 @@ def test_own_processes_give_the_bits_of_this_process(alone):
     assert_same_fit(method, other)
 
 
-@pytest.mark.parametrize("make", [lambda: ThreadPoolExecutor(3), spawned_pool, loky_pool])
+@pytest.mark.parametrize(
+    "make",
+    [lambda: ThreadPoolExecutor(3), pytest.param(spawned_pool, marks=pytest.mark.slow), loky_pool],
+)
 def test_an_executor_gives_the_bits_of_this_process(alone, make):
     model, method = alone
     with make() as executor:
@@ -121,23 +122,22 @@ def test_both_schemes_and_a_multimodal_start_over_threads(scheme):
 
 
 @pytest.mark.filterwarnings("ignore::pymc.exceptions.ImputationWarning")
-@pytest.mark.parametrize("seconds", [1e-9, 1e-4, 10.0])
 @pytest.mark.parametrize("engine", ["loop", "vectorized"])
-def test_the_bits_do_not_depend_on_the_chunks(engine, seconds, monkeypatch):
+def test_the_bits_do_not_depend_on_the_chunks(engine, monkeypatch):
     model = small_models.constrained()
+    executor = Recording()
     local = compile_target(model, engine=engine, threads=1)
+    remote = compile_target(model, engine=engine, executor=executor)
+    assert remote.engine == engine
     theta = np.random.default_rng(0).standard_normal((300, local.dim))
     theta[7] = 1e200
-    monkeypatch.setattr(workers, "CHUNK_SECONDS", seconds)
-    with Recording() as executor:
-        remote = compile_target(model, engine=engine, executor=executor)
-        assert remote.engine == engine
-        assert differences(local(theta), remote(theta)) == []
-    assert remote.n_evaluations == local.n_evaluations and remote.n_failed == local.n_failed
     most = 300 if engine == "loop" else 3  # the vectorised graph has blocks of 128 rows
-    assert sum(executor.rows) == 300 and len(executor.rows) <= most
-    if seconds != 1e-4:
-        assert len(executor.rows) == (1 if seconds == 10 else most)
+    for seconds, expected in ((1e-9, {most}), (1e-4, range(1, most + 1)), (10.0, {1})):
+        monkeypatch.setattr(workers, "CHUNK_SECONDS", seconds)
+        executor.rows.clear()
+        assert differences(local(theta), remote(theta)) == []
+        assert len(executor.rows) in expected and sum(executor.rows) == 300
+    assert remote.n_evaluations == local.n_evaluations and remote.n_failed == local.n_failed
 
 
 def test_rows_that_raise_cost_themselves_alone():
@@ -352,7 +352,7 @@ def test_draws_outlive_the_executor(alone):
         other.refine(2, progressbar=False)
 
 
-@pytest.mark.parametrize("how", ["resume", "refine"])
+@pytest.mark.parametrize("how", ["resume", pytest.param("refine", marks=pytest.mark.slow)])
 def test_a_broken_pool_loses_nothing(alone, how, tmp_path):
     model, method = alone
     path = tmp_path / "run.npz"
@@ -369,7 +369,7 @@ def test_a_broken_pool_loses_nothing(alone, how, tmp_path):
     assert np.isfinite(broken.approx.sample(5, random_seed=0)["posterior"]["mu"]).all()
     with ThreadPoolExecutor(2) as another:
         if how == "resume":
-            again = pymc_sph.resume(path, model, executor=another, progressbar=False)
+            again = SPH.resume(path, model, executor=another, progressbar=False)
             assert_same_fit(method, again)
         else:
             broken.executor = another
