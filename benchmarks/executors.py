@@ -1,9 +1,9 @@
 """What workers gain on a costly and on a cheap log density, and what they cost.
 
-`python benchmarks/executors.py [--repeats R]` prints a table: the median time of a batch of 128 rows
-on one thread of this process, and how many times faster two threads, two processes of our own, two
-processes of the standard library's pool, of loky and of Dask are, as ratios of medians. The variants
-take turns, so that what else the machine does befalls all of them.
+`python benchmarks/executors.py [--repeats R]` prints the median time of a batch of 128 rows on one
+thread of this process, and how many times as fast two threads, two processes of our own, two of the
+standard library's pool, of loky and of Dask are, as ratios of medians. The variants take turns, so
+that what else the machine does befalls all of them.
 """
 
 from __future__ import annotations

@@ -6,18 +6,57 @@ import threading
 import time
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from numpy.typing import NDArray
 
+from pymc_sph.checks import SettingsError
 from pymc_sph.engines import BLOCK_ROWS, Engine
 from pymc_sph.graph import LogpGraph, SharedData
-from pymc_sph.workers import Recipe, Workers
+from pymc_sph.workers import Recipe, Workers, check_executor
 
 Array = NDArray[np.float64]
 Part = tuple[Array, Array, NDArray[np.bool_]]
+
+
+def compile_remote(
+    compile_engine: Callable[..., Engine],
+    engine: str,
+    graph: LogpGraph,
+    point: Array,
+    cores: int,
+    executor: Any,
+    fork: bool,
+) -> RemoteEngine:
+    """Compile an engine here, and have the workers compile the same one.
+
+    Parameters
+    ----------
+    compile_engine : callable
+        Takes ``engine`` and ``threads``, and compiles.
+    engine : str
+        The engine asked for.
+    graph, point, cores, executor, fork
+        As in `RemoteEngine`.
+
+    Raises
+    ------
+    SettingsError
+        The log density draws random numbers, or the executor is none.
+    """
+    if graph.random:
+        raise SettingsError(
+            "cores and executor: the log density draws random numbers (pm.Minibatch), and all "
+            "rows of a batch must see the same ones, so that it is evaluated in this process: "
+            "leave cores=1 and executor=None, or give the model its whole data"
+        )
+    check_executor(executor)
+    local = compile_engine(engine=engine, threads=1)
+    make = partial(compile_engine, engine=local.name, threads=1)
+    return RemoteEngine(make, local, graph, point, cores=cores, executor=executor, fork=fork)
 
 
 class RemoteEngine:

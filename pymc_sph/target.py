@@ -19,7 +19,7 @@ from pymc.initial_point import make_initial_point_fn
 from pymc.model import Model
 from pytensor.compile.mode import Mode, get_mode
 
-from pymc_sph.checks import SettingsError, shown
+from pymc_sph.checks import shown
 from pymc_sph.engines import Engine, LoopEngine, VectorizedEngine
 from pymc_sph.errors import BackendError, NoFreeVariablesError
 from pymc_sph.graph import (
@@ -33,9 +33,9 @@ from pymc_sph.initial_points import dispersed_points
 from pymc_sph.interrupts import held_interrupts
 from pymc_sph.links import see
 from pymc_sph.process import graphs
-from pymc_sph.remote_engine import RemoteEngine
+from pymc_sph.remote_engine import compile_remote
 from pymc_sph.row_engine import RowEngine
-from pymc_sph.workers import LostWorkersError, check_executor
+from pymc_sph.workers import LostWorkersError
 
 logger = logging.getLogger(__name__)
 
@@ -319,10 +319,12 @@ def compile_target(
         compiled = RowEngine(graph, mode, cores, executor, **kwargs)
     else:
         start = ravel_point(model, point)
+        compile_ = partial(_compile_engine, graph, mode=mode, kwargs=kwargs, point=start)
         if cores == 1 and executor is None:
-            compiled = _compile_engine(graph, engine, mode, threads, kwargs, start)
+            compiled = compile_(engine=engine, threads=threads)
         else:
-            compiled = _compile_remote(graph, engine, mode, kwargs, start, cores, executor)
+            fork = "JAX" not in type(mode.linker).__name__
+            compiled = compile_remote(compile_, engine, graph, start, cores, executor, fork)
     target = Target(
         model,
         compiled,
@@ -424,29 +426,6 @@ def _compile_engine(
             message = "The loop engine failed (%s); batching the graph instead.%s"
             logger.info(message, err, see("a-slower-engine"))
     return _compile_vectorized(graph, mode, kwargs, point)
-
-
-def _compile_remote(
-    graph: LogpGraph,
-    engine: str,
-    mode: Mode,
-    kwargs: dict[str, Any],
-    point: Array,
-    cores: int,
-    executor: Any,
-) -> Engine:
-    """Compile the engine here, where the row of `error_at` is evaluated, and for workers."""
-    if graph.random:
-        raise SettingsError(
-            "cores and executor: the log density draws random numbers (pm.Minibatch), and all "
-            "rows of a batch must see the same ones, so that it is evaluated in this process: "
-            "leave cores=1 and executor=None, or give the model its whole data"
-        )
-    check_executor(executor)
-    local = _compile_engine(graph, engine, mode, 1, kwargs, point)
-    make = partial(_compile_engine, graph, local.name, mode, 1, kwargs, point)
-    fork = "JAX" not in type(mode.linker).__name__
-    return RemoteEngine(make, local, graph, point, cores=cores, executor=executor, fork=fork)
 
 
 def _compile_vectorized(
