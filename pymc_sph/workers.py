@@ -46,9 +46,9 @@ from pymc_sph.process import graphs, ignored_warnings, one_blas_thread
 Array = NDArray[np.float64]
 Key = tuple[tuple[int, ...], bytes]
 
-CHUNK_SECONDS = 0.02
-"""Work per task: what it costs to hand out a task, .2 ms to a few, is little beside it, and there
-are still tasks enough for many workers."""
+CHUNK_SECONDS = 0.05
+"""Work per task. With .02 Dask took a fifth longer on a busy machine (10 ms or so a task); with .1 a
+batch of a few seconds would give too few tasks to many workers."""
 KEPT = 8
 """Functions that a worker keeps; the one that was not used for longest is dropped."""
 DASK_ERRORS = ("KilledWorker", "ClosedClientError")

@@ -184,7 +184,8 @@ class Sleeper:
 @pytest.mark.parametrize(("seconds", "grain", "expected"), [
     (1e-5, 1, [400]), (1e-3, 1, range(15, 25)), (0.03, 1, [1]), (1e-3, 32, [32]),
 ])  # fmt: skip
-def test_chunks_are_sized_by_measured_cost(seconds, grain, expected):
+def test_chunks_are_sized_by_measured_cost(seconds, grain, expected, monkeypatch):
+    monkeypatch.setattr(workers, "CHUNK_SECONDS", 0.02)
     function = Sleeper(seconds)
     executor = Recording()
     shared = Workers(Recipe(lambda: function, grain), function, executor=executor)
