@@ -47,8 +47,8 @@ Array = NDArray[np.float64]
 Key = tuple[tuple[int, ...], bytes]
 
 CHUNK_SECONDS = 0.05
-"""Work per task. With .02 Dask took a fifth longer on a busy machine (10 ms or so a task); with .1 a
-batch of a few seconds would give too few tasks to many workers."""
+"""Work per task. With .02 Dask took a fifth longer on a busy machine (10 ms a task or so); with .1
+a batch of a few seconds would give too few tasks to many workers."""
 KEPT = 8
 """Functions that a worker keeps; the one that was not used for longest is dropped."""
 DASK_ERRORS = ("KilledWorker", "ClosedClientError")
