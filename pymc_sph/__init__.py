@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pymc_sph.step_method import FluidMetropolis
     from pymc_sph.target import compile_target
     from pymc_sph.verdict import Verdict
+    from pymc_sph.workers import LostWorkersError
 
 _PLACES = {
     "BackendError": "errors",
@@ -46,6 +47,7 @@ _PLACES = {
     "FluidMetropolis": "step_method",
     "GradientError": "errors",
     "InitialPointError": "errors",
+    "LostWorkersError": "workers",
     "MismatchError": "errors",
     "NoFreeVariablesError": "errors",
     "SPH": "inference",
@@ -74,6 +76,7 @@ __all__ = [
     "FluidMetropolis",
     "GradientError",
     "InitialPointError",
+    "LostWorkersError",
     "MismatchError",
     "NoFreeVariablesError",
     "Settings",

@@ -386,11 +386,8 @@ class FluidApproximation(Empirical):
 
     def _draw(self, draw: Any, n: int, rng: np.random.Generator) -> resampling.Sample:
         """Draw n points by one of the functions of `resampling`; warn if log p is undefined."""
-
-        def logp(theta: NDArray) -> NDArray:
-            return np.asarray(self._target(theta)[0])
-
         try:
+            logp = self._target.logp
             sample: resampling.Sample = draw(self._fitted(), logp, n, rng, self._void)
         finally:
             self._target.release()

@@ -54,7 +54,7 @@ class JointLogp:
 
     def __call__(self, theta: Array, point: Point) -> Array:
         """Evaluate at theta (n, d)."""
-        return self._target(theta)[0]
+        return self._target.logp(theta)
 
 
 class ConditionalLogp:

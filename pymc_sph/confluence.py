@@ -13,12 +13,14 @@ import dataclasses
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from scipy.special import logsumexp
 
 from pymc_sph import importance
+from pymc_sph.ahead import announce_steps
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid.density import draw_noise
 from pymc_sph.fluid.mass import settle
@@ -212,8 +214,9 @@ def advance(together: Confluence, target: LogDensity) -> tuple[Confluence, Obser
     shares = np.exp(mixture.log_weights)
     seen: dict[int, Observation] = {}
     stepper: Stepper | None = getattr(target, "stepper", None)
-    for i in together.carrying:
-        rng = stream(*together.seed, int(i), together.schedule.step)
+
+    def take(i: int, target: LogDensity) -> None:
+        rng = stream(*together.seed, i, together.schedule.step)
         noise = draw_noise(rng, together.n_probes, mixture.dim)
         if memories:
             fluids[i], memories[i], seen[i] = pressure_step(
@@ -223,6 +226,10 @@ def advance(together: Confluence, target: LogDensity) -> tuple[Confluence, Obser
             fluids[i], seen[i] = stepper.once(fluids[i], noise, rates, field)
         else:
             fluids[i], seen[i] = step(fluids[i], noise, target, rates, around=field)
+
+    announce_steps(target, [partial(take, int(i)) for i in together.carrying])
+    for i in together.carrying:
+        take(int(i), target)
     elbos = np.full(len(fluids), np.nan)
     elbos[list(seen)] = [o.elbo for o in seen.values()]
     pooled = _pool(seen, shares)

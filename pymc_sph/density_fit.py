@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 
-from concurrent.futures import Executor
 from typing import Any
 
 import numpy as np
@@ -26,7 +25,7 @@ def fit_density(
     n: int = 10_000,
     random_seed: Any = None,
     cores: int = 1,
-    executor: Executor | None = None,
+    executor: Any = None,
     scheme: str = "variational",
     **settings: Any,
 ) -> FitResult:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from concurrent.futures import Executor
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,7 +47,7 @@ class DensityTarget:
         point: np.ndarray,
         formulation: str,
         cores: int = 1,
-        executor: Executor | None = None,
+        executor: Any = None,
     ) -> None:
         self.n_evaluations = 0
         if formulation == "auto":
@@ -69,6 +68,11 @@ class DensityTarget:
     def n_failed(self) -> int:
         """Rows so far that raised an error, in the pressure form."""
         return self._values.n_failed if self._values is not None else 0
+
+    @property
+    def ahead(self) -> Callable[[Sequence[np.ndarray]], None] | None:
+        """See `Workers.ahead`; None where there are no workers."""
+        return None if self._values is None else self._values.ahead
 
     def __call__(self, theta: np.ndarray) -> tuple[np.ndarray, Any]:
         """Log density (K,) and gradient (K, d), or None for it in the pressure form."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from pymc_sph import confluence, gradient_free_start
+from pymc_sph.ahead import announce_steps
 from pymc_sph.confluence import Confluence, Witness
 from pymc_sph.exploration import Exploration, explore
 from pymc_sph.final_check import check, leave_behind
@@ -144,6 +145,7 @@ class Ensemble:
             return self._step_together(self.together, target)
         simulations, last = list(self.simulations), list(self.last)
         spent, nonfinite, hottest = self.n_evaluations, self.n_nonfinite, 1.0
+        announce_steps(target, [sim.advance for sim in simulations if sim.running])
         for i, sim in enumerate(simulations):
             if not sim.running:
                 continue

@@ -12,11 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.step import LogDensity
+from pymc_sph.rehearsal import rehearse
 from pymc_sph.start import Gaussian, elbo_noise, fit_gaussians, landings, lbfgs_path, offset
 
 ROUND = 32
@@ -27,6 +29,8 @@ GLANCE = 256
 """Gradients that are spent at least where one mode is known."""
 EFFORT = (3_000, 1_000)
 """Gradients, and gradients per squared dimension, that are spent at least on several modes."""
+PRECISION = 1e-6
+"""Relative gain of a step of L-BFGS below which a path ends."""
 DEPTH = 10.0
 """A mode further below the best one, in nats of the ELBO, carries no mass: e^-10 = 5e-5."""
 CARRYING = 7.0
@@ -114,6 +118,10 @@ def explore(
         spent += ROUND
         finite = np.isfinite(logp) & np.isfinite(grad).all(axis=1)
         landed = landings(modes, points[finite], grad[finite], INSIDE)
+        away = [point for point, mode in zip(points[finite], landed, strict=True) if mode is None]
+        follow_ = partial(lbfgs_path, tolerance=PRECISION, until=list(modes), near=INSIDE)
+        # one may end earlier afterwards, in a mode that another has found
+        rehearse(target, [partial(follow_, point=point) for point in away])
         for point, mode in zip(points[finite], landed, strict=True):
             if mode is None:
                 mode, used = follow(target, point, modes, noise)
@@ -177,7 +185,7 @@ def follow(
     n_evaluations : int
         Gradients spent.
     """
-    path = lbfgs_path(target, point, 1e-6, until=modes, near=INSIDE)
+    path = lbfgs_path(target, point, PRECISION, until=modes, near=INSIDE)
     end, spent = path.points[-1], path.n_evaluations
     if path.known is not None:
         return path.known, spent

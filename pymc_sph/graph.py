@@ -16,6 +16,7 @@ import pytensor.tensor as pt
 from numpy.typing import NDArray
 from pymc.model import Model
 from pymc.pytensorf import find_rng_nodes
+from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.gradient import DisconnectedInputError, NullTypeGradError
 from pytensor.graph.basic import Constant, Variable
 from pytensor.graph.op import Op
@@ -50,6 +51,23 @@ class LogpGraph:
     def random(self) -> bool:
         """Whether the graph draws random numbers (``pm.Minibatch``)."""
         return bool(find_rng_nodes([self.logp] if self.grad is None else [self.logp, self.grad]))
+
+
+class SharedData:
+    """The shared variables of a graph: whether `pm.set_data` has given them new values."""
+
+    def __init__(self, outputs: Sequence[Variable | None]) -> None:
+        inputs = graph_inputs([output for output in outputs if output is not None])
+        self._variables = [v for v in inputs if isinstance(v, SharedVariable)]
+        self._seen = self._values()
+
+    def changed(self) -> bool:
+        """Whether one has another value than at the last call."""
+        before, self._seen = self._seen, self._values()
+        return any(now is not then for now, then in zip(self._seen, before, strict=True))
+
+    def _values(self) -> list[Any]:
+        return [v.get_value(borrow=True) for v in self._variables]
 
 
 def check_free_variables(model: Model) -> None:

@@ -8,7 +8,6 @@ import time
 import warnings
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Executor
 from os import PathLike
 from typing import Any
 
@@ -30,6 +29,7 @@ from pymc_sph.schemes import settings_of
 from pymc_sph.seeds import integer_seed
 from pymc_sph.target import Target, compile_target
 from pymc_sph.under_way import UnderWay
+from pymc_sph.workers import check_executor
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ class SPH(UnderWay, Inference):
         Threads that evaluate the log density; all cores, up to 4, by default. Results do not
         depend on it.
     cores, executor
-        Processes, or an executor of `concurrent.futures`, that evaluate the log density of a model
-        without gradient; see `compile_target`. Results do not depend on them.
+        Processes, or an executor of `concurrent.futures`, Dask, loky and others, that evaluate the
+        log density instead of threads; see `compile_target`. Results do not depend on them.
     scheme : {"variational", "collocated"}
         The variational fluid, or SPH as the paper writes it, with every term selectable.
     checkpoint : path, optional
@@ -95,7 +95,7 @@ class SPH(UnderWay, Inference):
         *,
         threads: int | None = None,
         cores: int = 1,
-        executor: Executor | None = None,
+        executor: Any = None,
         scheme: str = "variational",
         checkpoint: str | PathLike[str] | None = None,
         every: int = checkpointing.EVERY,
@@ -117,7 +117,7 @@ class SPH(UnderWay, Inference):
         self.start = start
         self.threads = _threads(threads)
         self.cores = check_integer("cores", cores, 1)
-        self.executor = executor
+        self.executor = check_executor(executor)
         self._take_checkpoint({"checkpoint": checkpoint, "every": every})
         self.state: Any = None
         self._options: tuple[Any, ...] | None = None
@@ -221,6 +221,7 @@ class SPH(UnderWay, Inference):
         if n == 0:
             return self.approx
         assert self._target is not None
+        self._target.employ(self.cores, self.executor)
         # a check has drawn minibatches since; the fit goes on from its last step
         self._target.set_generators(self._marks[2])
         self._ensemble = self._ensemble.extend(n)
@@ -248,7 +249,7 @@ class SPH(UnderWay, Inference):
         compile_kwargs: dict[str, Any] | None = None,
         threads: int | None = None,
         cores: int = 1,
-        executor: Executor | None = None,
+        executor: Any = None,
     ) -> SPH:
         """Go on from a checkpoint to the end of the run that wrote it; see `pymc_sph.resume`.
 
@@ -337,6 +338,7 @@ class SPH(UnderWay, Inference):
                 compile_kwargs=compile_kwargs,
             )
             self._options = options
+        self._target.employ(self.cores, self.executor)
         return self._target
 
     def _run(

@@ -6,7 +6,7 @@ import signal
 import threading
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, wait
+from concurrent.futures import BrokenExecutor, Executor, Future, wait
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,6 +51,30 @@ def held_interrupts() -> Iterator[Callable[[], None]]:
             signal.raise_signal(signal.SIGINT)
 
 
+def submit_all(
+    executor: Executor, function: Callable[..., Any], calls: list[tuple[Any, ...]]
+) -> list[Future[Any]]:
+    """Submit a function with each of these arguments; call it with interrupts held."""
+    # Python 3.12 warns of forking a process with threads, as PyMC's samplers do; Dask of large data
+    with (
+        ignored_warnings(DeprecationWarning),
+        ignored_warnings(UserWarning, "Sending large graph"),
+    ):
+        try:
+            return [executor.submit(function, *call) for call in calls]
+        except RuntimeError as err:  # shut down, or its loop closed
+            raise err if isinstance(err, BrokenExecutor) else BrokenExecutor(str(err)) from err
+
+
+def collect(futures: list[Future[Any]]) -> list[Any]:
+    """Wait for futures; their results in their order.
+
+    Ctrl-C comes through meanwhile, and what has not begun is cancelled.
+    """
+    with held_interrupts() as let_through:
+        return _collect(futures, let_through)
+
+
 def run_all(
     executor: Executor, function: Callable[..., Any], calls: list[tuple[Any, ...]]
 ) -> list[Any]:
@@ -59,14 +83,15 @@ def run_all(
     Ctrl-C comes through while it waits, and what has not begun is cancelled.
     """
     with held_interrupts() as let_through:
-        # Python 3.12 warns of forking a process with threads, as PyMC's samplers do
-        with ignored_warnings(DeprecationWarning):
-            futures: list[Future[Any]] = [executor.submit(function, *call) for call in calls]
-        try:
-            while wait(futures, PATIENCE).not_done:
-                let_through()
-            return [future.result() for future in futures]
-        except BaseException:
-            for future in futures:
-                future.cancel()
-            raise
+        return _collect(submit_all(executor, function, calls), let_through)
+
+
+def _collect(futures: list[Future[Any]], let_through: Callable[[], None]) -> list[Any]:
+    try:
+        while wait(futures, PATIENCE).not_done:
+            let_through()
+        return [future.result() for future in futures]
+    except BaseException:
+        for future in futures:
+            future.cancel()
+        raise

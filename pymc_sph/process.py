@@ -8,19 +8,22 @@ import warnings
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from threadpoolctl import OpenBLASController, threadpool_limits
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 _entry = threading.Lock()
-_limits: threadpool_limits | None = None
+_limits: Any = None
 _users = 0
 _graphs = threading.RLock()
 _filters = threading.RLock()
 
 
 @contextmanager
-def one_blas_thread() -> Iterator[None]:
+def one_blas_thread(libraries: ThreadpoolController | None = None) -> Iterator[None]:
     """Keep BLAS at one thread, until the last of those who asked for it has left.
+
+    To look for the libraries of the process takes 2 ms; whoever asks often gives those it knows.
 
     The number of threads belongs to the process. Fits that overlap in two threads must not each
     restore what they found: the first to end would take the limit from the other, and the last
@@ -31,7 +34,8 @@ def one_blas_thread() -> Iterator[None]:
     with _entry:
         if _users == 0:
             _take_control()
-            _limits = threadpool_limits(1, user_api="blas")
+            found = libraries or ThreadpoolController()
+            _limits = found.limit(limits=1, user_api="blas")
         _users += 1
     try:
         yield

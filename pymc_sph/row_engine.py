@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,11 +13,9 @@ import pytensor
 
 from numpy.typing import NDArray
 from pytensor.compile.mode import Mode
-from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.basic import Variable
-from pytensor.graph.traversal import graph_inputs
 
-from pymc_sph.graph import LogpGraph
+from pymc_sph.graph import LogpGraph, SharedData
 from pymc_sph.parallel import ByRows, Parallel
 from pymc_sph.process import graphs, ignored_warnings
 
@@ -39,7 +36,7 @@ class RowEngine:
         PyTensor's mode.
     cores : int
         Processes that share the rows.
-    executor : concurrent.futures.Executor, optional
+    executor : Executor or Dask client, optional
         Shares them instead.
     **compile_kwargs
         Arguments of `pytensor.function`.
@@ -52,26 +49,35 @@ class RowEngine:
         graph: LogpGraph,
         mode: Mode,
         cores: int = 1,
-        executor: Executor | None = None,
+        executor: Any = None,
         **compile_kwargs: Any,
     ) -> None:
-        self._shared = [v for v in graph_inputs([graph.logp]) if isinstance(v, SharedVariable)]
-        self._seen = self._values()
+        self._data = SharedData([graph.logp])
         compile_ = partial(_compile, graph.x, graph.logp, mode, compile_kwargs)
         self._rows = Parallel(compile_, cores, executor)
-        self._elsewhere = cores > 1 or executor is not None
         self._lock = threading.RLock()  # a compiled function serves one thread at a time
 
     def __call__(self, theta: Array) -> tuple[Array, None, NDArray[np.bool_]]:
         """Evaluate a batch; the gradient is None."""
         with self._lock:
-            if self._elsewhere and any(
-                now is not before for now, before in zip(self._values(), self._seen, strict=True)
-            ):  # pm.set_data must be honoured, and a worker has a copy of the data
-                self._seen = self._values()
-                self._rows.renew()
+            self._follow_data()
             values = self._rows(theta)
         return values.logp, None, values.failed
+
+    @property
+    def ahead(self) -> Callable[[Sequence[Array]], None] | None:
+        """Begins with batches that are about to be asked for; None where there are no workers."""
+        return None if self._rows.ahead is None else self._begin
+
+    def _begin(self, batches: Sequence[Array]) -> None:
+        with self._lock:
+            self._follow_data()
+            if self._rows.ahead is not None:
+                self._rows.ahead(batches)
+
+    def _follow_data(self) -> None:
+        if self._data.changed():  # pm.set_data must be honoured, and a worker has a copy
+            self._rows.renew()
 
     def evaluate_one(self, theta: Array) -> None:
         """Evaluate one row and let errors out."""
@@ -91,9 +97,6 @@ class RowEngine:
         """End the processes; they start again when needed."""
         with self._lock:
             self._rows.release()
-
-    def _values(self) -> list[Any]:
-        return [v.get_value(borrow=True) for v in self._shared]
 
 
 def _compile(x: Variable, logp: Variable, mode: Mode, kwargs: dict[str, Any]) -> ByRows:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import warnings
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from os import PathLike
 from typing import Any
 
@@ -106,7 +105,7 @@ def resume(
     compile_kwargs: dict[str, Any] | None = None,
     threads: int | None = None,
     cores: int = 1,
-    executor: Executor | None = None,
+    executor: Any = None,
 ) -> FluidApproximation:
     """Go on with a fit from its checkpoint, to the end of the run that wrote it.
 

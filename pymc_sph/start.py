@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 
 from scipy.optimize import minimize
 
+from pymc_sph.ahead import announce
 from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.step import LogDensity
+from pymc_sph.rehearsal import rehearse
 
 CANDIDATES = 8
 """Points per path whose Gaussian is tried."""
@@ -94,9 +96,12 @@ def find_starts(
     noise = elbo_noise(stream(*seed), points.shape[1])
     starts: list[Gaussian] = []
     spent = 0
-    for point in points:
+    others = points[1:]
+    for n, point in enumerate(points):
         # where the posterior is this close to a Gaussian, another path there finds nothing better
         close = [start for start in starts if start.divergence < CLOSE]
+        if n == 1:
+            rehearse(target, [partial(lbfgs_path, point=other, until=close) for other in others])
         path = lbfgs_path(target, point, until=close)
         spent += path.n_evaluations
         if path.known is not None:
@@ -341,6 +346,7 @@ def hessians(target: LogDensity, points: np.ndarray, scale: np.ndarray) -> tuple
     d = points.shape[1]
     steps = np.concatenate([np.diag(scale), -np.diag(scale)])
     out = np.empty((len(points), d, d))
+    announce(target, [x + steps for x in points])
     for x, H in zip(points, out, strict=True):
         _, grad = target(x + steps)
         H[:] = (grad[:d] - grad[d:]) / (2 * scale[:, None])

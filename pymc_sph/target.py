@@ -7,8 +7,8 @@ import logging
 import os
 import time
 
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Executor
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,9 @@ from pymc_sph.initial_points import dispersed_points
 from pymc_sph.interrupts import held_interrupts
 from pymc_sph.links import see
 from pymc_sph.process import graphs
+from pymc_sph.remote_engine import compile_remote
 from pymc_sph.row_engine import RowEngine
+from pymc_sph.workers import LostWorkersError
 
 logger = logging.getLogger(__name__)
 
@@ -105,14 +107,34 @@ class Target:
         self._options = dict(options or {})
 
     def __getstate__(self) -> dict[str, Any]:
-        """Leave out the compiled functions and their threads, which belong to this process."""
-        return self.__dict__ | {"_compiled": None}
+        """Leave out the compiled functions and their workers, which belong to this process."""
+        return self.__dict__ | {
+            "_compiled": None,
+            "_options": self._options | {"cores": 1, "executor": None},
+        }
 
     @property
     def _engine(self) -> Engine:
         if self._compiled is None:
             self._compiled = compile_target(self.model, **self._options)._engine
         return self._compiled
+
+    def employ(self, cores: int, executor: Any) -> None:
+        """Evaluate with these workers from now on; see `compile_target`."""
+        options = self._options | {"cores": cores, "executor": executor}
+        if options != {"cores": 1, "executor": None} | self._options:
+            self.release()
+            self._options, self._compiled = options, None
+
+    @property
+    def ahead(self) -> Callable[[Sequence[Array]], None] | None:
+        """Takes batches that are about to be asked for; None where no workers could begin."""
+        return getattr(self._engine, "ahead", None)
+
+    @property
+    def rehearsal(self) -> Callable[[], Callable[[list[Array]], list[Any]]] | None:
+        """Begins a rehearsal of paths, see `rehearse`; None where it would not help."""
+        return getattr(self._engine, "rehearsal", None)
 
     def serves(self, model: Model) -> bool:
         """Whether this is the log density of the model as it is now: variables may be added."""
@@ -160,6 +182,18 @@ class Target:
         self.n_evaluations += len(theta)
         self.n_failed += int(failed.sum())
         return logp, grad
+
+    def logp(self, theta: ArrayLike) -> Array:
+        """Log density (K,) of a batch, for draws from a fit: without workers if they are gone.
+
+        An executor is often shut down after the fit.
+        """
+        try:
+            return self(theta)[0]
+        except LostWorkersError:
+            logger.info("The workers of the fit are gone; evaluating in this process.")
+            self.employ(1, None)
+            return self(theta)[0]
 
     def error_at(self, theta: Array) -> Exception | None:
         """Return the error that evaluating one point ``(d,)`` raises, or None."""
@@ -227,7 +261,7 @@ def compile_target(
     engine: str = "auto",
     threads: int | None = None,
     cores: int = 1,
-    executor: Executor | None = None,
+    executor: Any = None,
     backend: str | None = None,
     compile_kwargs: Mapping[str, Any] | None = None,
 ) -> Target:
@@ -248,10 +282,11 @@ def compile_target(
         Largest number of threads of the loop engine; the number of cores up to 4 by default.
         Results do not depend on it.
     cores : int
-        Processes that evaluate the rows in the pressure form. Results do not depend on it. They
+        Processes that evaluate the rows, instead of threads. Results do not depend on it. They
         are forked on Linux; elsewhere a script needs the guard ``if __name__ == "__main__"``.
-    executor : concurrent.futures.Executor, optional
-        Evaluates the rows in the pressure form instead, `cores` or not.
+    executor : concurrent.futures.Executor or dask.distributed.Client, optional
+        Evaluates the rows instead, `cores` or not: any object with ``submit`` as an Executor has
+        it. Each worker gets the model by cloudpickle, and compiles it once.
     backend : {None, "numba", "c", "jax"}
         As in ``pm.fit``; None is Numba. With "jax" the fluids' steps are compiled as well, and
         their probes spread over all devices.
@@ -268,6 +303,8 @@ def compile_target(
         The model cannot be fitted; the message names the variable or Op.
     BackendError
         The backend is unknown or not installed.
+    SettingsError
+        Workers for a density that draws random numbers (``pm.Minibatch``).
     """
     began = time.perf_counter()
     if engine not in ENGINES:
@@ -283,6 +320,11 @@ def compile_target(
     graph = build_graph(model, point, formulation)
     compiled: Engine
     if "JAX" in type(mode.linker).__name__:
+        if cores != 1 or executor is not None:
+            raise BackendError(
+                "backend='jax' spreads the rows over JAX's devices itself: "
+                "leave cores=1 and executor=None, or use another backend."
+            )
         compiled = _jax_engine(graph, engine, kwargs, ravel_point(model, point))
     elif graph.grad is None:
         # by default to C: Numba would call Ops that it cannot compile through the interpreter
@@ -290,7 +332,12 @@ def compile_target(
         mode = mode if chosen else get_mode("CVM")
         compiled = RowEngine(graph, mode, cores, executor, **kwargs)
     else:
-        compiled = _compile_engine(graph, engine, mode, threads, kwargs, ravel_point(model, point))
+        start = ravel_point(model, point)
+        compile_ = partial(_compile_engine, graph, mode=mode, kwargs=kwargs, point=start)
+        if cores == 1 and executor is None:
+            compiled = compile_(engine=engine, threads=threads)
+        else:
+            compiled = compile_remote(compile_, engine, graph, start, cores, executor)
     target = Target(
         model,
         compiled,
@@ -301,6 +348,7 @@ def compile_target(
             "formulation": formulation,
             "engine": engine,
             "cores": cores,
+            "executor": executor,
             "threads": threads,
             "backend": backend,
             "compile_kwargs": compile_kwargs,

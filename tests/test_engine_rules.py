@@ -33,10 +33,10 @@ from pymc_sph.settings import Settings
 SEED = 20
 PACKAGE = Path(pymc_sph.__file__).parent
 ENGINE = [
-    "checks", "collocated_settings", "confluence", "density_fit", "density_target", "ensemble",
-    "exploration", "final_check", "gradient_free_start", "importance", "interrupts", "links",
-    "mixture", "parallel", "placing", "process", "result", "schemes", "seeds", "settings", "start",
-    "verdict",
+    "ahead", "checks", "collocated_settings", "confluence", "density_fit", "density_target",
+    "ensemble", "exploration", "final_check", "gradient_free_start", "importance", "interrupts",
+    "links", "mixture", "parallel", "placing", "process", "rehearsal", "result", "schemes", "seeds",
+    "settings", "start", "verdict", "workers",
 ]  # fmt: skip
 FILES = sorted([*PACKAGE.glob("fluid/*.py"), *(PACKAGE / f"{name}.py" for name in ENGINE)])
 seeds = st.integers(0, 2**32 - 1)
