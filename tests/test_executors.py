@@ -38,7 +38,7 @@ pytestmark = [
 def cluster():
     """Two processes of Dask, one thread each."""
     distributed = pytest.importorskip("distributed")
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
     with distributed.LocalCluster(**options) as cluster:
         yield cluster
 
