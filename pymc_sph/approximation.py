@@ -226,7 +226,8 @@ class FluidApproximation(Empirical):
             Draws per chain.
         importance : {"psis", None}
             "psis" resamples candidates by Pareto-smoothed importance weights, so that the draws
-            follow the posterior as far as q covers it. None returns plain draws from q.
+            follow the posterior as far as q covers it. None returns plain draws from q; models
+            with ``pm.Minibatch``, whose weights are noisy, have no others.
         model, random_seed, include_transformed, **idata_kwargs
             As in `sample`.
 
@@ -258,6 +259,8 @@ class FluidApproximation(Empirical):
                 "with draws_from='density'."
             )
         mixture = self._fitted()
+        if importance and self._target.random:  # the weights would follow the batch
+            importance = None
         draws = check_integer("draws", draws, 1, whole_floats=True)
         idata.check_kwargs("sample_chains", idata_kwargs)
         rng = random_generator(random_seed)
@@ -365,6 +368,7 @@ class FluidApproximation(Empirical):
             "fingerprint": fingerprint(self.model),
             "formulation": self._target.formulation,
             "random": self._target.random,
+            "generators": self._target.generators(),
             "options": self._target.portable_options,
             "include_transformed": bool(getattr(self.groups[0], "include_transformed", False)),
         }

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import sys
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from pytensor.tensor.type import TensorType
 
 from pymc_sph.errors import DiscreteVariableError, GradientError, NoFreeVariablesError
 from pymc_sph.links import see
+from pymc_sph.minibatch import Source, on_all_data, with_buffers
 
 logger = logging.getLogger(__name__)
 
@@ -40,17 +43,21 @@ LARGE_CONSTANT = 1_000_000
 class LogpGraph:
     """Joint log density and gradient as functions of the joined unconstrained vector `x`.
 
-    The gradient is None in the pressure form.
+    The gradient is None in the pressure form. With ``pm.Minibatch`` the graphs are those of one
+    batch, which the `sources` draw, and `whole` builds those of the whole data.
     """
 
     x: Variable
     logp: Variable
     grad: Variable | None
+    sources: tuple[Source, ...] = ()
+    whole: Callable[[], LogpGraph] | None = None
 
     @property
     def random(self) -> bool:
-        """Whether the graph draws random numbers (``pm.Minibatch``)."""
-        return bool(find_rng_nodes([self.logp] if self.grad is None else [self.logp, self.grad]))
+        """Whether the density is random: ``pm.Minibatch``, or random numbers in the graph."""
+        outputs = [self.logp] if self.grad is None else [self.logp, self.grad]
+        return bool(self.sources or find_rng_nodes(outputs))
 
 
 class SharedData:
@@ -154,12 +161,42 @@ def build_graph(model: Model, point: Point, formulation: str = "auto") -> LogpGr
         An Op of the model has no gradient, and the force form was asked for; or the log density
         is random, and the pressure form is needed.
     """
+    logp, sources = with_buffers(model_logp(model))
+    graph = _finish(model, point, logp, formulation)
+    if sources:
+        whole = partial(_on_all_data, model, point)
+        graph = dataclasses.replace(graph, sources=sources, whole=whole)
+    if graph.grad is None and graph.random:
+        raise GradientError(
+            "The log density draws random numbers (pm.Minibatch, pm.Simulator), and the pressure "
+            "form compares values at different parameters, which then differ by chance: use a "
+            "model with gradient, without Minibatch, or pm.sample_smc for a pm.Simulator."
+        )
+    return graph
+
+
+def _on_all_data(model: Model, point: Point) -> LogpGraph:
+    """Graphs of a model with ``pm.Minibatch`` for its whole data."""
+    whole = on_all_data(model)
+    by_name = {value.name: value for value in whole.value_vars}
+    values = [by_name[value.name] for value in model.value_vars]  # a copy may order them anew
+    return _finish(whole, point, model_logp(whole), "force", values)
+
+
+def _finish(
+    model: Model,
+    point: Point,
+    logp: Variable,
+    formulation: str,
+    values: Sequence[Variable] | None = None,
+) -> LogpGraph:
+    """Graphs of log density and gradient, from the log density of the value variables."""
     check = (
         "local_check_parameter_to_ninf_switch"
         if model.check_bounds
         else "local_remove_check_parameter"
     )
-    [logp], x = join_value_vars(model, point, [model_logp(model)])
+    [logp], x = join_value_vars(model, point, [logp], values)
     # Parameter checks must become a switch *before* the graph is batched: vectorize_graph turns
     # the condition of a check into one condition on the whole batch, and one invalid row would
     # make every row -inf.
@@ -167,14 +204,7 @@ def build_graph(model: Model, point: Point, formulation: str = "auto") -> LogpGr
     logp = rewrite_graph(logp, include=("canonicalize", "stabilize", check))
     logp = _share_large_constants(logp.astype("float64"))
     grad = None if formulation == "pressure" else _gradient(model, logp, x, formulation == "force")
-    graph = LogpGraph(x, logp, grad)
-    if grad is None and graph.random:
-        raise GradientError(
-            "The log density draws random numbers (pm.Minibatch, pm.Simulator), and the pressure "
-            "form compares values at different parameters, which then differ by chance: use a "
-            "model with gradient, without Minibatch, or pm.sample_smc for a pm.Simulator."
-        )
-    return graph
+    return LogpGraph(x, logp, grad)
 
 
 def _gradient(model: Model, logp: Variable, x: Variable, needed: bool) -> Variable | None:
@@ -217,7 +247,7 @@ def _share_large_constants(graph: Variable) -> Variable:
     Code with a large constant in it cannot be kept on disk, and Numba warns about it.
     """
     shared = {
-        var: pytensor.shared(var.data, name=var.name, shape=var.type.shape)
+        var: pytensor.shared(var.data, name=var.name, shape=var.type.shape, borrow=True)
         for var in graph_inputs([graph])
         if isinstance(var, Constant) and getattr(var.data, "nbytes", 0) >= LARGE_CONSTANT
     }

@@ -163,7 +163,7 @@ def fit_attrs(
         return attrs
     figures = ("formulation", "n_steps", "n_evaluations", "n_nonfinite", "n_failed",
                "elbo", "log_evidence",
-               "log_evidence_se", "pareto_k", "importance_ess", "r_hat")  # fmt: skip
+               "log_evidence_se", "evidence_of", "pareto_k", "importance_ess", "r_hat")  # fmt: skip
     attrs |= {name: getattr(result, name) for name in figures}
     attrs["verdict"] = result.verdict.grade
     attrs["verdict_reason"] = f"{result.verdict.reason}. {result.verdict.advice}".strip()

@@ -17,8 +17,8 @@ import pymc as pm
 from pymc.progress_bar import default_progress_theme
 from pymc.variational.inference import Inference
 
+from pymc_sph import anchoring, files, idata, verdict
 from pymc_sph import checkpoint as checkpointing
-from pymc_sph import files, idata, verdict
 from pymc_sph.approximation import FluidApproximation
 from pymc_sph.checks import Callback, SettingsError, check_callbacks, check_integer, shown
 from pymc_sph.fingerprint import fingerprint
@@ -382,7 +382,8 @@ class SPH(UnderWay, Inference):
         assert self._ensemble is not None and self._target is not None
         began = time.perf_counter()
         try:
-            result = self._ensemble.finish(self._target, status)
+            check = anchoring.check_with(self._target, getattr(self.settings, "full_data", False))
+            result = self._ensemble.finish(check, status)
             failed = self._target.n_failed - self._failed_before
             result = dataclasses.replace(result, n_failed=failed)
             # a fit that goes on from here has spent those of this check as well
@@ -392,8 +393,7 @@ class SPH(UnderWay, Inference):
             self._hand_over(None, "interrupted" if interrupted else "failed")
             raise
         self._seconds += time.perf_counter() - began
-        if self._target.random:
-            result = dataclasses.replace(result, verdict=verdict.NOISY)
+        result = anchoring.marked(result, check, self._target)
         self._hand_over(result, status)
         if status == "failed":  # the error on its way says enough
             return

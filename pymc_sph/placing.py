@@ -90,11 +90,18 @@ def placing(
     """Return the function of start, number, seed and n that places a fluid of these settings."""
     if isinstance(settings, CollocatedSettings):
         return lambda start, i, seed, n: settings.place(start, i, target, seed, n)
-    return lambda start, i, seed, n: _place(start, modes, i, settings, seed, n)
+    noisy = bool(getattr(target, "random", False))
+    return lambda start, i, seed, n: _place(start, modes, i, settings, seed, n, noisy)
 
 
 def _place(
-    start: Gaussian, modes: Sequence[Gaussian], i: int, settings: Settings, seed: int, n: int
+    start: Gaussian,
+    modes: Sequence[Gaussian],
+    i: int,
+    settings: Settings,
+    seed: int,
+    n: int,
+    noisy: bool,
 ) -> Simulation:
     """Fluid i at rest at its start and, with full tensors, at all other modes; with its schedule.
 
@@ -137,6 +144,7 @@ def _place(
             trust=settings.trust,
         ),
         flat=FLAT_STEPS if calm else None,
+        noisy=noisy,
     )
     memory = Memory() if pressure else None
     return Simulation(fluid, plan, Schedule(), probes, (seed, STEPS, i), memory)

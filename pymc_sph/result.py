@@ -9,6 +9,10 @@ import numpy as np
 from pymc_sph.mixture import FluidMixture
 from pymc_sph.verdict import Verdict
 
+ALL_DATA, MINIBATCHES, FULL_DATA = "model", "minibatches", "full data"
+"""What an evidence may be of: the model's log density; batches of rows, that is, an estimate; all
+rows of the data of a model that was fitted on batches."""
+
 
 @dataclass(frozen=True)
 class StepInfo:
@@ -71,6 +75,10 @@ class FitResult:
     void : float
         Share of q where p is zero. No draw is taken from there, and all figures are those of q
         without it, whose log density is larger by -log(1 - void).
+    evidence_of : {"model", "minibatches", "full data"}
+        What the ELBO, the evidence, Pareto k, ESS and the verdict rest on: the log density of an
+        ordinary model; the mean of that of some batches of a model with ``pm.Minibatch``, an
+        estimate; or that of its whole data (`full_data` of the settings).
     """
 
     mixture: FluidMixture
@@ -89,3 +97,4 @@ class FitResult:
     formulation: str = "force"
     n_failed: int = 0
     void: float = 0.0
+    evidence_of: str = ALL_DATA

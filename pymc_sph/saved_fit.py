@@ -86,6 +86,7 @@ def _rebuild(saved: dict[str, Any], model: Any) -> FluidApproximation:
     with graphs():
         approx = FluidApproximation(model, full=mixture.fluids[0].full)
     target = later_target(model, saved["formulation"], saved["random"], saved["options"])
+    target.set_generators(saved["generators"])
     approx.update(mixture, target, saved["result"], status=saved["status"])
     for name in ("hist", "history", "attrs", "simulations", "draws_from"):
         setattr(approx, name, saved[name])

@@ -8,7 +8,7 @@ import numpy as np
 
 from pymc_sph.checks import SettingsError, shown
 
-STEPS, CHECK, START, POSITIONS, MEETING, TOGETHER, EXPLORE, POINTS, WITNESSES = range(9)
+STEPS, CHECK, START, POSITIONS, MEETING, TOGETHER, EXPLORE, POINTS, WITNESSES, ANCHOR = range(10)
 """What a random stream of a fit is for: the second number of its key, after the seed."""
 
 

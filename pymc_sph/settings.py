@@ -74,6 +74,9 @@ class Settings(CheckedSettings):
     draws : int
         Draws from q of the final check: shares of the fluids, evidence, ESS, Pareto k. About
         three quarters as many come from beyond q.
+    full_data : bool
+        For models with ``pm.Minibatch``: whether the final check, the evidence and the verdict
+        are made on the whole data. That evaluates it at about 1.75 times `draws` points.
 
     Raises
     ------
@@ -99,6 +102,7 @@ class Settings(CheckedSettings):
     tol: float | None = None
     paths: int | None = None
     draws: int = 4000
+    full_data: bool = False
 
     def __post_init__(self) -> None:
         """Check every setting, and keep it as a plain Python value."""
@@ -108,6 +112,8 @@ class Settings(CheckedSettings):
             self._integer("paths", 1)
         self._integer("cooling", 0)
         self._integer("draws", 100)
+        if not isinstance(self.full_data, bool):
+            raise SettingsError(f"full_data={shown(self.full_data)}: give True or False")
         if self.particles is not None:
             self._integer("particles", 1)
         if self.probes is not None:

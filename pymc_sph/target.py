@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import logging
 import os
@@ -33,6 +34,7 @@ from pymc_sph.graph import (
 from pymc_sph.initial_points import dispersed_points
 from pymc_sph.interrupts import held_interrupts
 from pymc_sph.links import see
+from pymc_sph.minibatch import MinibatchEngine
 from pymc_sph.process import graphs
 from pymc_sph.remote_engine import compile_remote
 from pymc_sph.row_engine import RowEngine
@@ -105,11 +107,13 @@ class Target:
         self._factors = factors_of(model)
         self._compiled: Engine | None = engine
         self._options = dict(options or {})
+        self._generators: tuple[dict[str, Any], ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
         """Leave out the compiled functions and their workers, which belong to this process."""
         return self.__dict__ | {
             "_compiled": None,
+            "_generators": self.generators(),
             "_options": self._options | {"cores": 1, "executor": None},
         }
 
@@ -117,6 +121,8 @@ class Target:
     def _engine(self) -> Engine:
         if self._compiled is None:
             self._compiled = compile_target(self.model, **self._options)._engine
+            if self._generators:
+                self._compiled.set_generators(self._generators)
         return self._compiled
 
     def employ(self, cores: int, executor: Any) -> None:
@@ -216,11 +222,18 @@ class Target:
 
     def generators(self) -> tuple[dict[str, Any], ...]:
         """Return the states of the random generators of a model with ``pm.Minibatch``."""
-        return self._engine.generators()
+        return self._generators if self._compiled is None else self._compiled.generators()
 
     def set_generators(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Set these random generators to what `generators` has returned."""
-        self._engine.set_generators(states)
+        self._generators = tuple(dict(state) for state in states)
+        if self._compiled is not None:
+            self._compiled.set_generators(states)
+
+    @property
+    def batches(self) -> MinibatchEngine | None:
+        """What draws the batches of a model with ``pm.Minibatch``; None for other models."""
+        return self._engine if isinstance(self._engine, MinibatchEngine) else None
 
     def reseed(self, seed: int) -> None:
         """Seed the random numbers of a model with ``pm.Minibatch``."""
@@ -414,11 +427,18 @@ def _compile_engine(
     point: Array,
 ) -> Engine:
     """Compile the engine asked for, or the first that works, and warm it up at `point`."""
+    if graph.whole is not None:
+        whole = graph.whole
+        one = dataclasses.replace(graph, sources=(), whole=None)
+        rest = (engine, mode, threads, kwargs, point)
+        return MinibatchEngine(
+            graph.sources, _compile_engine(one, *rest), lambda: _compile_engine(whole(), *rest)
+        )
     loops = "Numba" in type(mode.linker).__name__ and not graph.random
     if engine == "loop" and not loops:
         raise ValueError(
-            "engine='loop' needs the Numba backend and a density without random numbers "
-            "(no pm.Minibatch): use engine='auto'."
+            "engine='loop' needs the Numba backend and a density without random numbers: "
+            "use engine='auto'."
         )
     if loops and engine != "vectorized":
         try:

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from pymc_sph import anchoring, files
 from pymc_sph import checkpoint as checkpointing
-from pymc_sph import files
 from pymc_sph.checkpoint import Checkpoint
 from pymc_sph.checks import Callback, check_integer, shown
 from pymc_sph.ensemble import Ensemble
@@ -25,6 +25,7 @@ from pymc_sph.links import see
 from pymc_sph.progress import progress
 from pymc_sph.result import StepInfo
 from pymc_sph.schemes import AnySettings
+from pymc_sph.seeds import ANCHOR
 from pymc_sph.target import Target
 
 logger = logging.getLogger(__name__)
@@ -92,6 +93,8 @@ class UnderWay:
         settings = self.settings.in_form(target.formulation)
         assert settings.paths is not None  # in_form has decided
         points = target.initial_points(settings.paths, seed, self.start)
+        if target.batches is not None:
+            anchoring.find_anchor(target, target.batches, points, (seed, ANCHOR))
         ensemble = Ensemble.start(target, points, settings, seed, n)
         spent, failed = target.n_evaluations - before, target.n_failed - self._failed_before
         self._ensemble = dataclasses.replace(ensemble, n_evaluations=spent)
@@ -127,6 +130,8 @@ class UnderWay:
         scored = self.state[0] is None or bool(self.state[0])
         with progress(self._ensemble.n - first, progressbar, theme) as show:
             while not self._ensemble.done:
+                if target.batches is not None:
+                    target.batches.new_batch()
                 after, info = self._ensemble.step(target)
                 self._steps.append(info)
                 if scored:

@@ -70,9 +70,8 @@ class Verdict:
 
 NOISY = Verdict(
     UNRELIABLE,
-    "the model draws minibatches, so log p is a noisy estimate, and neither evidence nor weights "
-    "can check the fit",
-    "Compare with a fit of the whole data, or of a part of it.",
+    "the model draws minibatches, so log p is a noisy estimate, and nothing vouches for the fit",
+    "Set full_data=True to have the fit checked, and its evidence computed, on the whole data.",
     "minibatches-make-log-p-noisy",
 )
 """Verdict on a model with ``pm.Minibatch``."""

@@ -48,6 +48,9 @@ class Plan:
     flat : int, optional
         Steps in a row that end the fit if half the variance of the log weights is below `tol` at
         each; by default it must be over a whole window. Few steps hardly see a heavy tail.
+    noisy : bool
+        Whether the log density is another one at each step (minibatches): the noise of a window's
+        mean is then read off the ELBO's differences from step to step.
     """
 
     temperature: Temperature
@@ -57,6 +60,7 @@ class Plan:
     tol: float
     rates: Rates
     flat: int | None = None
+    noisy: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,10 @@ class Schedule:
         Best window mean of the ELBO at temperature 1, nats.
     total, total_variance : float
         Sums over the current window of the ELBO and of the variance of the log weights.
+    total_square : float
+        Sum over the current window of the squared differences of the ELBO from step to step.
+    last : float
+        ELBO of the last step at temperature 1, nats.
     count, barren, flat : int
         Steps in the current window; steps in a row without a finite probe; steps in a row at which
         half the variance of the log weights was below `tol`.
@@ -85,6 +93,8 @@ class Schedule:
     best: float = -math.inf
     total: float = 0.0
     total_variance: float = 0.0
+    total_square: float = 0.0
+    last: float = math.nan
     count: int = 0
     barren: int = 0
     flat: int = 0
@@ -132,9 +142,12 @@ def advance(plan: Plan, schedule: Schedule, seen: Observation, n_probes: int) ->
         return dataclasses.replace(after, barren=barren, status=status)
     if temperature(plan, schedule.step) > 1:
         return dataclasses.replace(after, barren=0)
+    change = seen.elbo - schedule.last if schedule.count else 0.0
     after = dataclasses.replace(
         after,
         barren=0,
+        total_square=schedule.total_square + change**2,
+        last=seen.elbo,
         flat=schedule.flat + 1 if 0.5 * seen.variance < plan.tol else 0,
         total=schedule.total + seen.elbo,
         total_variance=schedule.total_variance + seen.variance,
@@ -151,6 +164,10 @@ def close_window(plan: Plan, schedule: Schedule, n_probes: int) -> Schedule:
     mean = schedule.total / schedule.count
     variance = schedule.total_variance / schedule.count
     error = math.sqrt(variance / (n_probes * schedule.count))
+    if plan.noisy and schedule.count > 1:
+        # half the mean squared difference is the variance of a step, whatever the trend
+        per_step = schedule.total_square / (2 * (schedule.count - 1))
+        error = max(error, math.sqrt(per_step / schedule.count))
     progress = mean > schedule.best + max(plan.tol, error)
     level = schedule.level + (not progress)
     flat = 0.5 * variance < plan.tol
@@ -160,6 +177,7 @@ def close_window(plan: Plan, schedule: Schedule, n_probes: int) -> Schedule:
         level=level,
         total=0.0,
         total_variance=0.0,
+        total_square=0.0,
         count=0,
         status=CONVERGED if flat or level > plan.halvings else RUNNING,
     )
