@@ -26,6 +26,10 @@ SETTLED = 1e-7
 """Nats that the best fluid may be above the mean of all when their shares are at rest: no shares
 have a larger ELBO by more than that."""
 
+ROWS, EVEN = 2**23, 128
+"""Numbers in a block of draws (64 MiB), and what its length is a multiple of: engines evaluate so
+many rows at a time, and the results of a row must not depend on the blocks."""
+
 
 @dataclass(frozen=True)
 class Draws:
@@ -109,29 +113,36 @@ class FluidMixture:
         else:
             which = np.full(n, fluid)
         particle = np.zeros(n, dtype=int)
-        theta = np.empty((n, self.dim))
-        e = rng.standard_normal((n, self.dim))
+        theta = rng.standard_normal((n, self.dim))  # for now; points in their place below
         uniform = rng.random(n)
         for i, body in enumerate(self.fluids):
-            rows = np.flatnonzero(which == i)
-            particle[rows] = own = pick(body.log_m, uniform[rows])
-            theta[rows] = to_unconstrained(body, body.z[own] + displaced(body, own, e[rows]))
+            of_body = np.flatnonzero(which == i)
+            for block in row_blocks(len(of_body), self.dim):
+                rows = of_body[block]
+                particle[rows] = own = pick(body.log_m, uniform[rows])
+                y = body.z[own] + displaced(body, own, theta[rows])
+                theta[rows] = to_unconstrained(body, y)
         return Draws(theta, which, particle)
 
     def log_density(self, theta: np.ndarray, fluid: int | None = None) -> np.ndarray:
         """Normalised log density of q, or of one fluid, at points (n, d), (n,)."""
-        if fluid is not None:
-            body = self.fluids[fluid]
-            return log_density(body, to_frame(body, theta)) - log_det_frame(body)
-        return self.log_densities(theta, (1.0,))[0]
+        if fluid is None:
+            return self.log_densities(theta, (1.0,))[0]
+        body = self.fluids[fluid]
+        blocks = row_blocks(*theta.shape)
+        parts = [log_density(body, to_frame(body, theta[rows])) for rows in blocks]
+        return (np.concatenate(parts) if len(parts) > 1 else parts[0]) - log_det_frame(body)
 
     def log_densities(self, theta: np.ndarray, widths: Sequence[float]) -> np.ndarray:
         """Log density (len(widths), n) of q with kernels so many times as wide."""
-        parts = [
-            log_densities(f, to_frame(f, theta), widths) - log_det_frame(f) + share
-            for f, share in zip(self.fluids, self.log_weights, strict=True)
-        ]
-        return np.asarray(logsumexp(np.stack(parts), axis=0))
+        blocks = []
+        for rows in row_blocks(*theta.shape):
+            parts = [
+                log_densities(f, to_frame(f, theta[rows]), widths) - log_det_frame(f) + share
+                for f, share in zip(self.fluids, self.log_weights, strict=True)
+            ]
+            blocks.append(np.asarray(logsumexp(np.stack(parts), axis=0)))
+        return np.concatenate(blocks, axis=1) if len(blocks) > 1 else blocks[0]
 
     def mean(self) -> np.ndarray:
         """Mean of q, (d,)."""
@@ -147,6 +158,12 @@ class FluidMixture:
             inner = np.einsum("n,nij,nkj->ik", m, f.A, f.A) if f.full else np.diag(m @ f.A**2)
             out += share * ((m[:, None] * offset).T @ offset + f.L @ inner @ f.L.T)
         return out
+
+
+def row_blocks(n: int, dim: int) -> list[slice]:
+    """Slices of n rows with at most `ROWS` numbers each, and one of them for no rows."""
+    size = max(ROWS // dim // EVEN, 1) * EVEN
+    return [slice(start, start + size) for start in range(0, max(n, 1), size)]
 
 
 def displaced(fluid: Fluid, own: np.ndarray, e: np.ndarray) -> np.ndarray:

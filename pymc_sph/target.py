@@ -35,6 +35,7 @@ from pymc_sph.initial_points import dispersed_points
 from pymc_sph.interrupts import held_interrupts
 from pymc_sph.links import see
 from pymc_sph.minibatch import MinibatchEngine
+from pymc_sph.mixture import row_blocks
 from pymc_sph.process import graphs
 from pymc_sph.remote_engine import compile_remote
 from pymc_sph.row_engine import RowEngine
@@ -130,6 +131,7 @@ class Target:
         options = self._options | {"cores": cores, "executor": executor}
         if options != {"cores": 1, "executor": None} | self._options:
             self.release()
+            self._generators = self.generators()
             self._options, self._compiled = options, None
 
     @property
@@ -192,14 +194,16 @@ class Target:
     def logp(self, theta: ArrayLike) -> Array:
         """Log density (K,) of a batch, for draws from a fit: without workers if they are gone.
 
-        An executor is often shut down after the fit.
+        An executor is often shut down after the fit. In blocks: the gradients of many draws would
+        take as much memory as the draws.
         """
+        theta = np.asarray(theta, dtype=np.float64)
         try:
-            return self(theta)[0]
+            return np.concatenate([self(theta[rows])[0] for rows in row_blocks(*theta.shape)])
         except LostWorkersError:
             logger.info("The workers of the fit are gone; evaluating in this process.")
             self.employ(1, None)
-            return self(theta)[0]
+            return self.logp(theta)
 
     def error_at(self, theta: Array) -> Exception | None:
         """Return the error that evaluating one point ``(d,)`` raises, or None."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from pymc_sph.fluid import kernels, masks
+from pymc_sph.fluid.density import blocks
 from pymc_sph.fluid.interpolation import interpolate, smoothing_weights
 from pymc_sph.fluid.state import Array, Fluid, namespace
 
@@ -56,14 +57,19 @@ def settle(fluid: Fluid, y: Array, logp: Array) -> Fluid:
     Parameters
     ----------
     fluid : Fluid
-        The fluid; a full tensor's kernels need memory for (N, K, d) numbers.
+        The fluid.
     y : (K, d)
         Probes from its density, in the frame.
     logp : (K,)
         Finite log density of the target there, up to a constant.
     """
     xp = namespace(y)
-    log_kernel = kernels.log_kernel(fluid.A, kernels.inverse(fluid.A), fluid.z, y)
+    A_inv = kernels.inverse(fluid.A)
+    # a full tensor's kernels take (N, K, d) numbers on the way
+    parts = [
+        kernels.log_kernel(fluid.A, A_inv, fluid.z, y[block]) for block in blocks(fluid, len(y))
+    ]
+    log_kernel = xp.concat(parts, axis=1) if len(parts) > 1 else parts[0]
 
     def log_rho(log_m: Array) -> tuple[Array, Array]:
         part = log_m[:, None] + log_kernel
