@@ -9,11 +9,12 @@ import pymc as pm
 import pytensor.tensor as pt
 import pytest
 
+from scipy.special import expit
+
 from pymc_sph import SPH, Settings, UnreliableFitWarning, anchoring, load
 from pymc_sph.checks import SettingsError
 from pymc_sph.idata import group
 from pymc_sph.target import compile_target
-from scipy.special import expit
 
 N, D, BATCH = 4000, 3, 200
 
@@ -56,7 +57,11 @@ def laplace(data):
         beta = beta + np.linalg.solve(H, X.T @ (y - p) - beta / 4)
     logp = np.sum(y * (X @ beta) - np.logaddexp(0, X @ beta)) - beta @ beta / 8
     logp -= 0.5 * D * np.log(8 * np.pi)
-    return beta, np.linalg.inv(H), logp + 0.5 * D * np.log(2 * np.pi) - 0.5 * np.linalg.slogdet(H)[1]
+    return (
+        beta,
+        np.linalg.inv(H),
+        logp + 0.5 * D * np.log(2 * np.pi) - 0.5 * np.linalg.slogdet(H)[1],
+    )
 
 
 def points(laplace, k=6):
@@ -141,7 +146,9 @@ def test_the_anchor_comes_to_the_middle_of_the_posterior(targets, laplace):
     target = targets[0]
     target.reseed(4)
     anchoring.find_anchor(target, target.batches, np.full((1, D), 2.0), (0, 9))
-    offset = np.linalg.solve(np.linalg.cholesky(laplace[1]), target.batches.anchor.point - laplace[0])
+    offset = np.linalg.solve(
+        np.linalg.cholesky(laplace[1]), target.batches.anchor.point - laplace[0]
+    )
     assert np.abs(offset).max() < 0.3
     state = target.generators()
     before = target(points(laplace))
