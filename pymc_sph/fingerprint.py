@@ -91,7 +91,10 @@ def _hash(variables: Any) -> str:
         array = np.ascontiguousarray(value)
         out.update(f"{array.dtype.str} {np.shape(value)}\n".encode())
         # text comes as an array of objects, whose bytes are addresses
-        out.update(repr(array.tolist()).encode() if array.dtype.hasobject else array.tobytes())
+        if array.dtype.hasobject:
+            out.update(repr(array.tolist()).encode())
+        else:  # the bytes themselves: a copy of large data on disk would not fit
+            out.update(array.reshape(-1).view("uint8"))
     return out.hexdigest()
 
 
