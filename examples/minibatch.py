@@ -98,14 +98,16 @@ def fit(name: str, model: pm.Model, exact: tuple[np.ndarray, np.ndarray, float],
     with model:
         approx = pymc_sph.SPH(random_seed=1, **kw).fit(progressbar=False)
     seconds = time.perf_counter() - began
+    q, result = approx.mixture, approx.result
+    assert q is not None and result is not None
     beta, cov, _ = exact
     sd = np.sqrt(np.diag(cov))
-    mean_error = np.max(np.abs(approx.mixture.mean() - beta) / sd)
-    sd_error = np.max(np.abs(np.log(np.sqrt(np.diag(approx.mixture.cov())) / sd)))
+    mean_error = np.max(np.abs(q.mean() - beta) / sd)
+    sd_error = np.max(np.abs(np.log(np.sqrt(np.diag(q.cov())) / sd)))
     print(
-        f"| {name} | {seconds:.0f} s | {approx.result.n_steps} | {mean_error:.3f} | {sd_error:.3f} "
-        f"| {approx.log_evidence:.2f} +- {approx.log_evidence_se:.2f} ({approx.result.evidence_of})"
-        f" | {approx.verdict.grade} |",
+        f"| {name} | {seconds:.0f} s | {result.n_steps} | {mean_error:.3f} | {sd_error:.3f} "
+        f"| {result.log_evidence:.2f} +- {result.log_evidence_se:.2f} ({result.evidence_of})"
+        f" | {result.verdict.grade} |",
         flush=True,
     )
 

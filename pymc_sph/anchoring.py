@@ -86,12 +86,12 @@ class Averaged:
     Attributes
     ----------
     noise : float
-        Standard error, from the batches chosen, of the mean log density of the first points that
-        were evaluated, nats; by so much the evidence may be off.
+        Standard error, from the batches chosen, of the mean log density of the most points that
+        were evaluated at once, the draws of q, nats; by so much the evidence may be off.
     """
 
     def __init__(self, target: LogDensity, batches: Batches) -> None:
-        self.noise = np.nan
+        self.noise, self._most = np.nan, 0
         self._target, self._batches = target, batches
         self._states = []
         for _ in range(CHECKS):
@@ -106,8 +106,9 @@ class Averaged:
             values[:], part = self._target(theta)
             grad = grad + part / CHECKS
         mean = logp.mean(axis=0)
-        if np.isnan(self.noise):
-            used = np.isfinite(mean)
+        used = np.isfinite(mean)
+        if used.sum() > self._most:
+            self._most = int(used.sum())
             self.noise = float(np.std(logp[:, used].mean(axis=1), ddof=1) / np.sqrt(CHECKS))
         return mean, grad
 

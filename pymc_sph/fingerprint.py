@@ -94,7 +94,7 @@ def _hash(variables: Any) -> str:
         if array.dtype.hasobject:
             out.update(repr(array.tolist()).encode())
         else:  # the bytes themselves: a copy of large data on disk would not fit
-            out.update(array.reshape(-1).view("uint8"))
+            out.update(array.reshape(-1).view("uint8").data)
     return out.hexdigest()
 
 

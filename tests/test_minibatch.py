@@ -175,6 +175,19 @@ def test_a_fit_on_batches_finds_the_posterior_and_stops(fitted, laplace):
     assert abs(approx.log_evidence - evidence) < 4 * approx.log_evidence_se + 0.05
 
 
+def test_the_standard_error_of_the_evidence_holds_the_noise_of_batches(fitted):
+    approx = fitted[1]
+    target = approx._target
+    theta = approx.mixture.sample(2000, np.random.default_rng(5)).theta
+    state, means = target.generators(), []
+    for _ in range(100):
+        target.batches.new_batch()
+        means.append(target(theta)[0].mean())
+    target.set_generators(state)
+    noise = np.std(means) / np.sqrt(anchoring.CHECKS)
+    assert 0.5 * noise < approx.log_evidence_se < 2 * noise + 0.02
+
+
 def test_figures_of_batches_say_so(fitted):
     approx = fitted[1]
     assert approx.verdict.grade == "unreliable" and "full_data=True" in approx.verdict.advice
