@@ -70,6 +70,27 @@ def test_a_rise_within_the_noise_is_no_progress():
     assert follow(rise, n_probes=10)[-1].level == 1
 
 
+NOISY = dataclasses.replace(PLAN, temperature=1.0, cooling=0, noisy=True)
+
+
+def test_noise_of_batches_from_step_to_step_is_no_progress_but_a_trend_is():
+    noise = [3.0, -3.0] * 4
+    # a window's mean rises by .5, within the error 3 / sqrt(4) that the differences show
+    elbos = [e + (0.5 if i >= 4 else 0.0) for i, e in enumerate(noise)]
+    assert follow(elbos, NOISY)[-1].level == 1
+    assert follow(elbos, dataclasses.replace(NOISY, noisy=False))[-1].level == 0
+    steep = [float(i) for i in range(12)]
+    assert follow(steep, NOISY)[-1].level == 0
+
+
+def test_a_noisy_plateau_comes_to_its_end():
+    for seed in range(5):
+        elbos = np.random.default_rng(seed).normal(0, 5, 2000)
+        states = follow(elbos, NOISY)
+        assert states[-1].status == schedule.CONVERGED
+        assert NOISY.window * 7 <= len(states) - 1 < 1000  # 1 + 2 + 4 windows, at least
+
+
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200))
 def test_best_and_level_never_fall_and_steps_are_counted(elbos):
     states = follow(elbos)

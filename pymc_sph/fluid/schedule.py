@@ -188,4 +188,6 @@ def reopen(plan: Plan, schedule: Schedule) -> Schedule:
     if schedule.status != CONVERGED:
         return schedule
     level = min(schedule.level, plan.halvings)
-    return dataclasses.replace(schedule, status=RUNNING, level=level, total=0.0, count=0, flat=0)
+    return dataclasses.replace(
+        schedule, status=RUNNING, level=level, total=0.0, total_square=0.0, count=0, flat=0
+    )
