@@ -142,11 +142,11 @@ def advance(plan: Plan, schedule: Schedule, seen: Observation, n_probes: int) ->
         return dataclasses.replace(after, barren=barren, status=status)
     if temperature(plan, schedule.step) > 1:
         return dataclasses.replace(after, barren=0)
-    change = seen.elbo - schedule.last if schedule.count else 0.0
+    change = seen.elbo - schedule.last if plan.noisy and schedule.count else 0.0
     after = dataclasses.replace(
         after,
         barren=0,
-        total_square=schedule.total_square + change**2,
+        total_square=schedule.total_square + change * change,
         last=seen.elbo,
         flat=schedule.flat + 1 if 0.5 * seen.variance < plan.tol else 0,
         total=schedule.total + seen.elbo,
