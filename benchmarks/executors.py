@@ -1,9 +1,10 @@
-"""What workers gain on a costly and on a cheap log density, and what they cost.
+"""What workers gain on rows that wait, on costly and on cheap ones, and what they cost.
 
 `python benchmarks/executors.py [--repeats R]` prints the median time of a batch of 128 rows on one
 thread of this process, and how many times as fast two threads, two processes of our own, two of the
 standard library's pool, of loky and of Dask are, as ratios of medians. The variants take turns, so
-that what else the machine does befalls all of them.
+that what else the machine does befalls all of them. Rows that wait, as for a simulator elsewhere,
+need no core: they show the cost of handing out chunks, whatever else runs.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 import argparse
 import time
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -23,7 +25,7 @@ import pytensor
 import pytensor.tensor as pt
 
 from pymc_sph import compile_target
-from pymc_sph.target import Target
+from pymc_sph.workers import Recipe, Workers
 
 ROWS = 128
 
@@ -56,9 +58,34 @@ def cheap() -> pm.Model:
     return model
 
 
+def wait(theta: np.ndarray) -> np.ndarray:
+    """Wait 15 ms a row."""
+    for _ in theta:
+        time.sleep(0.015)
+    return theta
+
+
+class Waiting:
+    """A target whose rows wait."""
+
+    dim = 4
+
+    def __init__(self, threads: int = 1, cores: int = 1, executor: Any = None) -> None:
+        self._workers = Workers(Recipe(lambda: wait), wait, cores, executor)
+
+    def __call__(self, theta: np.ndarray) -> tuple[np.ndarray]:
+        """Evaluate a batch."""
+        here = not self._workers.elsewhere
+        return (wait(theta) if here else np.concatenate(self._workers(theta)),)
+
+    def release(self) -> None:
+        """End the processes."""
+        self._workers.release()
+
+
 @contextmanager
-def variants(model: pm.Model) -> Iterator[dict[str, Target]]:
-    """Targets of a model by who evaluates them."""
+def variants(make: Callable[..., Any]) -> Iterator[dict[str, Any]]:
+    """Targets by who evaluates them; `make` takes threads, cores and executor."""
     import loky
 
     from distributed import Client, LocalCluster
@@ -67,22 +94,22 @@ def variants(model: pm.Model) -> Iterator[dict[str, Target]]:
         enter = stack.enter_context
         pool = enter(ProcessPoolExecutor(2, get_context("spawn")))
         loky_pool = enter(loky.ProcessPoolExecutor(2))
-        cluster = enter(LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None))
+        cluster = enter(LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0"))
         client = enter(Client(cluster))
         targets = {
-            "1 thread": compile_target(model, threads=1),
-            "2 threads": compile_target(model, threads=2),
-            "cores=2": compile_target(model, cores=2),
-            "ProcessPoolExecutor": compile_target(model, executor=pool),
-            "loky": compile_target(model, executor=loky_pool),
-            "Dask": compile_target(model, executor=client),
+            "1 thread": make(threads=1),
+            "2 threads": make(threads=2),
+            "cores=2": make(cores=2),
+            "ProcessPoolExecutor": make(executor=pool),
+            "loky": make(executor=loky_pool),
+            "Dask": make(executor=client),
         }
         yield targets
         for target in targets.values():
             target.release()
 
 
-def measure(targets: dict[str, Target], repeats: int) -> dict[str, float]:
+def measure(targets: dict[str, Any], repeats: int) -> dict[str, float]:
     """Median seconds per batch; every batch is new, and all give the same bits."""
     rng = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {name: [] for name in targets}
@@ -96,7 +123,7 @@ def measure(targets: dict[str, Target], repeats: int) -> dict[str, float]:
                 seconds[name].append(time.perf_counter() - began)
         for other in values[1:]:
             for one, two in zip(values[0], other, strict=True):
-                assert one is not None and two is not None and one.tobytes() == two.tobytes()
+                assert one.tobytes() == two.tobytes()
     return {name: float(np.median(times)) for name, times in seconds.items()}
 
 
@@ -105,8 +132,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--repeats", type=int, default=9)
     repeats = parser.parse_args().repeats
-    for name, model in (("costly", costly()), ("cheap", cheap())):
-        with variants(model) as targets:
+    rows: dict[str, Callable[..., Any]] = {
+        "waiting": Waiting,
+        "costly": partial(compile_target, costly()),
+        "cheap": partial(compile_target, cheap()),
+    }
+    for name, make in rows.items():
+        with variants(make) as targets:
             medians = measure(targets, repeats)
         alone = medians.pop("1 thread")
         print(f"{name}: {1e3 * alone:.3g} ms on one thread, {1e3 * alone / ROWS:.3g} ms a row")

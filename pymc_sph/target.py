@@ -201,7 +201,8 @@ class Target:
         try:
             return np.concatenate([self(theta[rows])[0] for rows in row_blocks(*theta.shape)])
         except LostWorkersError:
-            logger.info("The workers of the fit are gone; evaluating in this process.")
+            message = "The workers of the fit are gone; evaluating in this process.%s"
+            logger.info(message, see("the-workers-are-gone"))
             self.employ(1, None)
             return self.logp(theta)
 
@@ -339,7 +340,7 @@ def compile_target(
     if "JAX" in type(mode.linker).__name__:
         if cores != 1 or executor is not None:
             raise BackendError(
-                "backend='jax' spreads the rows over JAX's devices itself: "
+                "cores and executor: backend='jax' spreads the rows over JAX's devices itself: "
                 "leave cores=1 and executor=None, or use another backend."
             )
         compiled = _jax_engine(graph, engine, kwargs, ravel_point(model, point))

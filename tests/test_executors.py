@@ -20,7 +20,15 @@ from fluids import banana
 from killing import Killing
 from same_bits import differences
 
-from pymc_sph import SPH, LostWorkersError, SettingsError, compile_target, fit_density, workers
+from pymc_sph import (
+    SPH,
+    BackendError,
+    LostWorkersError,
+    SettingsError,
+    compile_target,
+    fit_density,
+    workers,
+)
 from pymc_sph.ensemble import Ensemble
 from pymc_sph.workers import Recipe, Workers
 
@@ -38,8 +46,12 @@ pytestmark = [
 def cluster():
     """Two processes of Dask, one thread each."""
     distributed = pytest.importorskip("distributed")
+    import dask
+
     options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
-    with distributed.LocalCluster(**options) as cluster:
+    # on a machine with more to do, a process may take a minute to start
+    patient = {"distributed.comm.timeouts.connect": "300s"}
+    with dask.config.set(patient), distributed.LocalCluster(**options) as cluster:
         yield cluster
 
 
@@ -288,6 +300,13 @@ def test_minibatches_are_refused():
     for workers_ in ({"cores": 2}, {"executor": Recording()}):
         with pytest.raises(SettingsError, match=r"pm\.Minibatch.*executor=None"):
             compile_target(model, **workers_)
+
+
+def test_jax_is_refused():
+    model = small_models.eight_schools()
+    for workers_ in ({"cores": 2}, {"executor": Recording()}):
+        with pytest.raises(BackendError, match=r"cores and executor.*JAX's devices"):
+            compile_target(model, backend="jax", **workers_)
 
 
 @pytest.mark.parametrize("value", ["dask", 4, ThreadPoolExecutor])
