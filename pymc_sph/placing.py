@@ -28,7 +28,7 @@ HALVINGS = 2
 """Halvings of the step sizes without progress after which a fluid has converged. With three, full
 tensors gained nothing that they do not gain together, for a third more gradients."""
 HALVINGS_DIAGONAL = 3
-"""The same for diagonal tensors. With two, a posterior with a funnel's neck (d = 176) had a mean off
+"""The same for diagonal tensors. With two, a mean of a funnel's neck (d = 176) was off
 by .18 to .19 sd, with three by .13 to .17."""
 
 FLAT_STEPS = 3
