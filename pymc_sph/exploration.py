@@ -244,7 +244,7 @@ def near(starts: list[Gaussian]) -> list[Gaussian]:
     start would spend a fluid on a mode that carries no mass.
     """
     best = max(start.elbo for start in starts)
-    kept = [s for s in starts if s.elbo > best - DEPTH - len(s.mu)]
+    kept = [s for s in starts if s.elbo >= best - DEPTH - len(s.mu)]  # best may be infinite
     return sorted(kept, key=lambda start: -start.elbo)
 
 
