@@ -78,7 +78,21 @@ class Engine(Protocol):
         """End threads and processes; they start again when needed."""
 
 
-class LoopEngine:
+class NotRandom:
+    """What an engine does about random numbers that its graph never has."""
+
+    def reseed(self, seed: int) -> None:
+        """Do nothing: graphs with random numbers are never given to this engine."""
+
+    def generators(self) -> tuple[dict[str, Any], ...]:
+        """Return nothing: there are none."""
+        return ()
+
+    def set_generators(self, states: Sequence[Mapping[str, Any]]) -> None:
+        """Do nothing: there are none."""
+
+
+class LoopEngine(NotRandom):
     """The compiled scalar function in a compiled loop over rows, shared among threads.
 
     Rows are independent, so the numbers do not depend on the number of threads.
@@ -121,16 +135,6 @@ class LoopEngine:
     def evaluate_one(self, theta: Array) -> None:
         """Evaluate one row and let errors out."""
         self._function(theta)
-
-    def reseed(self, seed: int) -> None:
-        """Do nothing: graphs with random numbers are never given to this engine."""
-
-    def generators(self) -> tuple[dict[str, Any], ...]:
-        """Return nothing: there are none."""
-        return ()
-
-    def set_generators(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Do nothing: there are none."""
 
     def release(self) -> None:
         """End the threads."""

@@ -19,7 +19,16 @@ import numpy as np
 from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.step import LogDensity
 from pymc_sph.rehearsal import rehearse
-from pymc_sph.start import Gaussian, elbo_noise, fit_gaussians, landings, lbfgs_path, offset
+from pymc_sph.start import (
+    Gaussian,
+    Path,
+    best,
+    elbo_noise,
+    fit_gaussians,
+    landings,
+    lbfgs_path,
+    offset,
+)
 
 ROUND = 32
 """Points per round."""
@@ -119,9 +128,8 @@ def explore(
         finite = np.isfinite(logp) & np.isfinite(grad).all(axis=1)
         landed = landings(modes, points[finite], grad[finite], INSIDE)
         away = [point for point, mode in zip(points[finite], landed, strict=True) if mode is None]
-        follow_ = partial(lbfgs_path, tolerance=PRECISION, until=list(modes), near=INSIDE)
         # one may end earlier afterwards, in a mode that another has found
-        rehearse(target, [partial(follow_, point=point) for point in away])
+        rehearse(target, [partial(cool, point=point, modes=list(modes)) for point in away])
         for point, mode in zip(points[finite], landed, strict=True):
             if mode is None:
                 mode, used = follow(target, point, modes, noise)
@@ -136,8 +144,8 @@ def explore(
         if settled or spent > BUDGET[0] + BUDGET[1] * dim:
             break
     unseen = hits.count(1) / max(sum(hits), ROUND)  # where few paths arrive, one hit says little
-    best = max(mode.elbo for mode in modes)
-    kept = sorted((m for m in modes if m.elbo > best - DEPTH), key=lambda mode: -mode.elbo)
+    top = best(modes).elbo
+    kept = sorted((m for m in modes if m.elbo > top - DEPTH), key=lambda mode: -mode.elbo)
     return Exploration(tuple(kept), unseen, spent)
 
 
@@ -147,8 +155,8 @@ def least_effort(modes: list[Gaussian]) -> int:
     A narrow mode is found by points that set out close to it, within its Apollonius sphere against
     a wider one: ever fewer do as the dimension grows.
     """
-    best = max(mode.elbo for mode in modes)
-    several = sum(mode.elbo > best - CARRYING for mode in modes) > 1
+    top = best(modes).elbo
+    several = sum(mode.elbo > top - CARRYING for mode in modes) > 1
     return EFFORT[0] + EFFORT[1] * len(modes[0].mu) ** 2 if several else GLANCE
 
 
@@ -173,6 +181,11 @@ def hot_probes(modes: list[Gaussian], temperature: float, rng: np.random.Generat
     return np.stack(around)
 
 
+def cool(target: LogDensity, point: np.ndarray, modes: Sequence[Gaussian]) -> Path:
+    """Run L-BFGS from a point, until it is well inside a known mode or at an end."""
+    return lbfgs_path(target, point, PRECISION, until=modes, near=INSIDE)
+
+
 def follow(
     target: LogDensity, point: np.ndarray, modes: list[Gaussian], noise: np.ndarray
 ) -> tuple[int | None, int]:
@@ -185,7 +198,7 @@ def follow(
     n_evaluations : int
         Gradients spent.
     """
-    path = lbfgs_path(target, point, PRECISION, until=modes, near=INSIDE)
+    path = cool(target, point, modes)
     end, spent = path.points[-1], path.n_evaluations
     if path.known is not None:
         return path.known, spent
@@ -194,9 +207,8 @@ def follow(
     if known is not None:
         return known, spent
     gaussians, used = fit_gaussians(target, end[None], noise)
-    best = max(modes, key=lambda mode: mode.elbo)
     found = max(gaussians, key=lambda g: g.elbo, default=None)
-    if found is None or not found.elbo > best.elbo - DEPTH:
+    if found is None or not found.elbo > best(modes).elbo - DEPTH:
         return None, spent + used
     modes.append(found)
     return len(modes) - 1, spent + used
@@ -243,8 +255,8 @@ def near(starts: list[Gaussian]) -> list[Gaussian]:
     That is further than a fluid can be expected to climb, 10 nats and one per dimension: such a
     start would spend a fluid on a mode that carries no mass.
     """
-    best = max(start.elbo for start in starts)
-    kept = [s for s in starts if s.elbo >= best - DEPTH - len(s.mu)]  # best may be infinite
+    top = best(starts).elbo
+    kept = [s for s in starts if s.elbo >= top - DEPTH - len(s.mu)]  # top may be infinite
     return sorted(kept, key=lambda start: -start.elbo)
 
 

@@ -54,18 +54,26 @@ class LogpGraph:
     whole: Callable[[], LogpGraph] | None = None
 
     @property
+    def outputs(self) -> list[Variable]:
+        """Log density and, where there is one, its gradient."""
+        return [self.logp] if self.grad is None else [self.logp, self.grad]
+
+    @property
     def random(self) -> bool:
         """Whether the density is random: ``pm.Minibatch``, or random numbers in the graph."""
-        outputs = [self.logp] if self.grad is None else [self.logp, self.grad]
-        return bool(self.sources or find_rng_nodes(outputs))
+        return bool(self.sources or find_rng_nodes(self.outputs))
+
+
+def shared_variables(outputs: Sequence[Variable]) -> list[SharedVariable]:
+    """Shared variables of a graph, such as its data."""
+    return [v for v in graph_inputs(outputs) if isinstance(v, SharedVariable)]
 
 
 class SharedData:
     """The shared variables of a graph: whether `pm.set_data` has given them new values."""
 
-    def __init__(self, outputs: Sequence[Variable | None]) -> None:
-        inputs = graph_inputs([output for output in outputs if output is not None])
-        self._variables = [v for v in inputs if isinstance(v, SharedVariable)]
+    def __init__(self, outputs: Sequence[Variable]) -> None:
+        self._variables = shared_variables(outputs)
         self._seen = self._values()
 
     def changed(self) -> bool:

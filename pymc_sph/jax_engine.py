@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -22,13 +22,13 @@ from pytensor.compile.mode import get_mode
 from pytensor.compile.sharedvalue import SharedVariable
 from pytensor.graph.fg import FunctionGraph
 from pytensor.graph.replace import clone_replace
-from pytensor.graph.traversal import graph_inputs
 from pytensor.link.jax.dispatch import jax_funcify
 from pytensor.tensor import constant
 
+from pymc_sph.engines import NotRandom
 from pymc_sph.errors import BackendError
 from pymc_sph.fluid.compiled import Stepper, mesh_of, rowwise
-from pymc_sph.graph import LogpGraph
+from pymc_sph.graph import LogpGraph, shared_variables
 from pymc_sph.mixture import PooledField
 
 Array = NDArray[np.float64]
@@ -53,7 +53,7 @@ def devices() -> tuple[Any, ...]:
     return tuple(found[: os.cpu_count()] if found[0].platform == "cpu" else found)
 
 
-class JaxEngine:
+class JaxEngine(NotRandom):
     """The log density of a graph, compiled by JAX for batches, and the stepper that goes with it.
 
     Shared variables (data) are arguments of the compiled code, so that ``pm.set_data`` is
@@ -75,8 +75,7 @@ class JaxEngine:
                 f"data, or {REMEDY}."
             )
         self._graph = graph
-        outputs = [graph.logp] if graph.grad is None else [graph.logp, graph.grad]
-        shared = [v for v in graph_inputs(outputs) if isinstance(v, SharedVariable)]
+        shared = shared_variables(graph.outputs)
         self._shapes = [v for v in shared if v.type.ndim == 0 and "int" in str(v.type.dtype)]
         self._shared = [v for v in shared if v not in self._shapes]
         self._devices = devices()
@@ -112,16 +111,6 @@ class JaxEngine:
     def evaluate_one(self, theta: Array) -> None:
         """Evaluate one row and let errors out."""
         self(theta[None, :])
-
-    def reseed(self, seed: int) -> None:
-        """Do nothing: the density is not random."""
-
-    def generators(self) -> tuple[dict[str, Any], ...]:
-        """Return nothing: there are none."""
-        return ()
-
-    def set_generators(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Do nothing: there are none."""
 
     def release(self) -> None:
         """Drop the steps that were taken ahead."""
@@ -183,12 +172,11 @@ def _jaxified(
     graph: LogpGraph, shared: Sequence[SharedVariable], shapes: Sequence[SharedVariable]
 ) -> Any:
     """Return the JAX function (x (d,), *shared) -> logp, or (logp, grad (d,)), of the graph."""
-    outputs = [graph.logp] if graph.grad is None else [graph.logp, graph.grad]
     inputs = [v.type() for v in shared]
     fixed = {v: constant(v.get_value(), dtype=v.type.dtype) for v in shapes}
     x = graph.x.type("theta")
     replace = {graph.x: x} | dict(zip(shared, inputs, strict=True)) | fixed
-    outputs = clone_replace(outputs, replace, rebuild_strict=False)
+    outputs = clone_replace(graph.outputs, replace, rebuild_strict=False)
     fgraph = FunctionGraph([x, *inputs], outputs, clone=True)
     get_mode("JAX").optimizer.rewrite(fgraph)
     function = jax_funcify(fgraph)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pymc_sph.checks import SettingsError
-from pymc_sph.engines import BLOCK_ROWS, Engine
+from pymc_sph.engines import BLOCK_ROWS, Engine, NotRandom
 from pymc_sph.graph import LogpGraph, SharedData
 from pymc_sph.workers import Recipe, Workers, check_executor
 
@@ -58,7 +58,7 @@ def compile_remote(
     return RemoteEngine(make, local, graph, point, cores=cores, executor=executor)
 
 
-class RemoteEngine:
+class RemoteEngine(NotRandom):
     """A compiled engine in each of several workers.
 
     The workers get the graph and compile it, with one thread each. The loop engine's rows are
@@ -92,7 +92,7 @@ class RemoteEngine:
     ) -> None:
         self.name = local.name
         self._local = local
-        self._data = SharedData([graph.logp, graph.grad])
+        self._data = SharedData(graph.outputs)
         self._lock = threading.RLock()
         self._rehearsed: dict[bytes, Part] = {}
         began = time.perf_counter()
@@ -128,16 +128,6 @@ class RemoteEngine:
     def evaluate_one(self, theta: Array) -> None:
         """Evaluate one row in this process and let errors out."""
         self._local.evaluate_one(theta)
-
-    def reseed(self, seed: int) -> None:
-        """Do nothing: graphs with random numbers are never given to this engine."""
-
-    def generators(self) -> tuple[dict[str, Any], ...]:
-        """Return nothing: there are none."""
-        return ()
-
-    def set_generators(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Do nothing: there are none."""
 
     def release(self) -> None:
         """End the processes; they start again when needed."""

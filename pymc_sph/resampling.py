@@ -11,7 +11,6 @@ import numpy as np
 
 from scipy.special import logsumexp
 
-from pymc_sph.fluid.state import to_unconstrained
 from pymc_sph.importance import psis, relative_ess
 from pymc_sph.links import see
 from pymc_sph.mixture import FluidMixture, apportion
@@ -113,7 +112,7 @@ def draw_particles(
     sizes = [f.n_particles for f in mixture.fluids]
     fluid = np.repeat(np.arange(len(sizes)), sizes)
     particle = np.concatenate([np.arange(size) for size in sizes])
-    theta = np.concatenate([to_unconstrained(f, f.z) for f in mixture.fluids])
+    theta = mixture.centres
     index = rng.permutation(systematic(np.exp(mixture.log_masses), n, rng))
     theta = theta[index]
     log_q = mixture.log_density(theta) + _denser(void)

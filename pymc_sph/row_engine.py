@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from pytensor.compile.mode import Mode
 from pytensor.graph.basic import Variable
 
+from pymc_sph.engines import NotRandom
 from pymc_sph.graph import LogpGraph, SharedData
 from pymc_sph.parallel import ByRows, Parallel
 from pymc_sph.process import graphs, ignored_warnings
@@ -22,7 +23,7 @@ from pymc_sph.process import graphs, ignored_warnings
 Array = NDArray[np.float64]
 
 
-class RowEngine:
+class RowEngine(NotRandom):
     """The compiled log density of one point, called row by row.
 
     An Op without gradient is mostly an Op that runs outside of PyTensor, through its `perform`.
@@ -52,7 +53,7 @@ class RowEngine:
         executor: Any = None,
         **compile_kwargs: Any,
     ) -> None:
-        self._data = SharedData([graph.logp])
+        self._data = SharedData(graph.outputs)
         compile_ = partial(_compile, graph.x, graph.logp, mode, compile_kwargs)
         self._rows = Parallel(compile_, cores, executor)
         self._lock = threading.RLock()  # a compiled function serves one thread at a time
@@ -82,16 +83,6 @@ class RowEngine:
     def evaluate_one(self, theta: Array) -> None:
         """Evaluate one row and let errors out."""
         self._rows.local.function(theta)
-
-    def reseed(self, seed: int) -> None:
-        """Do nothing: graphs with random numbers are never given to this engine."""
-
-    def generators(self) -> tuple[dict[str, Any], ...]:
-        """Return nothing: there are none."""
-        return ()
-
-    def set_generators(self, states: Sequence[Mapping[str, Any]]) -> None:
-        """Do nothing: there are none."""
 
     def release(self) -> None:
         """End the processes; they start again when needed."""

@@ -34,6 +34,8 @@ SAME = 0.1
 """Squared Mahalanobis distance over d below which two paths lead to the same point."""
 POLISH = 3
 """Largest number of Newton steps at the end of a path."""
+SHARE = 0.01
+"""Length of the differences that give the curvature, in conditional standard deviations."""
 SHORT = 0.1
 """Longest difference for the curvature where longer ones have overflowed."""
 SPREAD = 1e8
@@ -106,11 +108,11 @@ def find_starts(
         spent += path.n_evaluations
         if path.known is not None:
             continue
-        points, used = polish(target, path.points)
+        iterates, used = polish(target, path.points)
         spent += used
-        if any(offset(start, points[-1]) < SAME for start in close):
+        if any(offset(start, iterates[-1]) < SAME for start in close):
             continue
-        gaussians, used = fit_gaussians(target, thin(points), noise)
+        gaussians, used = fit_gaussians(target, thin(iterates), noise)
         spent += used
         if gaussians:
             starts.append(best(gaussians))
@@ -239,11 +241,10 @@ def polish(target: LogDensity, path: np.ndarray) -> tuple[np.ndarray, int]:
     for _ in range(POLISH):
         x = path[-1]
         logp, grad = target(x[None])
-        rough, used = hessians(target, x[None], 1e-5 * np.maximum(1.0, np.abs(x)))
+        scale, used = difference_lengths(target, x)
         spent += used + 1
-        if not np.isfinite(rough).all():
+        if scale is None:
             break
-        scale = 0.01 / np.sqrt(np.maximum(np.abs(np.diagonal(rough[0])), 1e-12))
         H, used = hessians(target, x[None], scale)
         spent += used
         if not (np.isfinite(H).all() and np.linalg.eigvalsh(H[0])[-1] < 0):
@@ -276,12 +277,9 @@ def fit_gaussians(
     """
     d = points.shape[1]
     grad = target(points)[1]
-    rough, used = hessians(target, points[:1], 1e-5 * np.maximum(1.0, np.abs(points[0])))
+    known, used = difference_lengths(target, points[0])
     spent = len(points) + used
-    if not np.isfinite(rough[0]).all():
-        rough = -np.eye(d)[None]
-    # differences a hundredth of a conditional sd long: far above rounding, well inside the bend
-    scale = 0.01 / np.sqrt(np.maximum(np.abs(np.diagonal(rough[0])), 1e-12))
+    scale = np.full(d, SHARE) if known is None else known
     curvature, used = hessians(target, points, scale)
     spent += used
     # a path may end in a funnel's neck, flat to the last digit: from there, steps come out so long
@@ -339,6 +337,18 @@ def with_elbo(
 def offset(gaussian: Gaussian, point: np.ndarray) -> float:
     """Squared Mahalanobis distance of a point (d,) from a Gaussian's mean, over d."""
     return float(np.mean((gaussian.L_inv @ (point - gaussian.mu)) ** 2))
+
+
+def difference_lengths(target: LogDensity, point: np.ndarray) -> tuple[np.ndarray | None, int]:
+    """Return lengths (d,) of differences that show a point's curvature, and gradients spent.
+
+    They are a hundredth of a conditional sd: far above rounding, well inside the bend. None where
+    the curvature is not finite.
+    """
+    rough, used = hessians(target, point[None], 1e-5 * np.maximum(1.0, np.abs(point)))
+    if not np.isfinite(rough).all():
+        return None, used
+    return SHARE / np.sqrt(np.maximum(np.abs(np.diagonal(rough[0])), 1e-12)), used
 
 
 def hessians(target: LogDensity, points: np.ndarray, scale: np.ndarray) -> tuple[np.ndarray, int]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import time
 
 from collections.abc import Callable, Sequence
@@ -126,7 +127,7 @@ class Stepper:
             Random numbers and rates of this step and those after it; see `simulate.Coming`.
         """
         arguments = self._arguments(mesh_of(self._devices, n_probes // 2))
-        same = len(arguments) == len(self._used) and all(map(_is, arguments, self._used))
+        same = len(arguments) == len(self._used) and all(map(operator.is_, arguments, self._used))
         if not same:  # data have changed: what was taken ahead is worth nothing
             self.forget()
             self._used = arguments
@@ -192,10 +193,6 @@ class _Taken:
     rates: Rates
     after: Fluid
     seen: Observation
-
-
-def _is(one: Any, other: Any) -> bool:
-    return one is other
 
 
 def _run(
