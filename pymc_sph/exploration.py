@@ -145,7 +145,8 @@ def explore(
             break
     unseen = hits.count(1) / max(sum(hits), ROUND)  # where few paths arrive, one hit says little
     top = best(modes).elbo
-    kept = sorted((m for m in modes if m.elbo > top - DEPTH), key=lambda mode: -mode.elbo)
+    # not >: of a number as large as 1e17 nothing is left to take off, and the best one must stay
+    kept = sorted((m for m in modes if m.elbo >= top - DEPTH), key=lambda mode: -mode.elbo)
     return Exploration(tuple(kept), unseen, spent)
 
 
@@ -256,7 +257,7 @@ def near(starts: list[Gaussian]) -> list[Gaussian]:
     start would spend a fluid on a mode that carries no mass.
     """
     top = best(starts).elbo
-    kept = [s for s in starts if s.elbo >= top - DEPTH - len(s.mu)]  # top may be infinite
+    kept = [s for s in starts if s.elbo >= top - DEPTH - len(s.mu)]  # not >: see `explore`
     return sorted(kept, key=lambda start: -start.elbo)
 
 

@@ -143,6 +143,16 @@ def test_a_valley_parts_modes_and_a_hole_does():
     assert known_mode(hole, np.array([4.0]), [one])[0] is None
 
 
+def test_the_best_start_stays_however_low_its_elbo():
+    # seed 1309 of the fuzzed models: a start in the tail of a Gamma, at -1e143 nats
+    def steep(theta):
+        return -1e143 + 0.0 * theta[:, 0], 0.0 * theta
+
+    start = Gaussian(np.zeros(2), np.eye(2), -1e143)
+    assert apart([start]) == [start]
+    assert explore(steep, [start], 4.0, (SEED,)).modes == (start,)
+
+
 def test_starts_apart_are_sorted_and_hopeless_ones_dropped():
     def at(x, elbo):
         return Gaussian(np.array([x]), np.eye(1), elbo)
