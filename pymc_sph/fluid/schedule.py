@@ -80,7 +80,7 @@ class Schedule:
     total_square : float
         Sum over the current window of the squared differences of the ELBO from step to step.
     last : float
-        ELBO of the last step of the current window, nats; 0 before the first.
+        ELBO of the last step at temperature 1, nats; 0 before the first.
     count, barren, flat : int
         Steps in the current window; steps in a row without a finite probe; steps in a row at which
         half the variance of the log weights was below `tol`.
