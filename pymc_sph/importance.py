@@ -5,11 +5,18 @@ Everything here works on the log weights log p - log q of independent draws from
 
 from __future__ import annotations
 
-import importlib.util
-
 import numpy as np
 
 from scipy.special import logsumexp
+
+# here, and not in the middle of a fit: with JAX installed, loading ArviZ 1.x draws from NumPy's
+# global generator
+try:
+    from arviz_stats.base import array_stats
+except ImportError:
+    import arviz
+
+    array_stats = None
 
 
 def psis(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
@@ -43,14 +50,10 @@ def psis(log_weights: np.ndarray) -> tuple[np.ndarray, float]:
             out[finite] = kept - logsumexp(kept)
         return out, (-np.inf if len(kept) >= 25 else np.nan)
     with np.errstate(over="ignore", divide="ignore", invalid="ignore"):  # of ArviZ' tail fit
-        if importlib.util.find_spec("arviz_stats") is not None:
-            from arviz_stats.base import array_stats
-
+        if array_stats is not None:
             smoothed, k = array_stats.psislw(-kept)  # ArviZ 1.x takes minus the log weights
         else:
-            import arviz as az
-
-            smoothed, k = az.psislw(kept.copy())
+            smoothed, k = arviz.psislw(kept.copy())
     out[finite] = smoothed - logsumexp(smoothed)
     return out, float(k)
 
