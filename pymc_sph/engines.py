@@ -78,6 +78,16 @@ class Engine(Protocol):
         """End threads and processes; they start again when needed."""
 
 
+def exact_arithmetic() -> Any:
+    """Return a context in which PyTensor has Numba compile without fast math.
+
+    With it, PyTensor's default, sums may be taken in any order: code from PyTensor's cache and code
+    that was just compiled differ in the last digit (seen with PyMC 6), and so would a fit from the
+    same fit in another process.
+    """
+    return pytensor.config.change_flags(numba__fastmath=False)
+
+
 class NotRandom:
     """What an engine does about random numbers that its graph never has."""
 
@@ -101,9 +111,10 @@ class LoopEngine(NotRandom):
     name = "loop"
 
     def __init__(self, graph: LogpGraph, mode: Mode, threads: int, **compile_kwargs: Any) -> None:
-        self._function = pytensor.function(
-            [graph.x], [graph.logp, graph.grad], mode=mode, **compile_kwargs
-        )
+        with exact_arithmetic():
+            self._function = pytensor.function(
+                [graph.x], [graph.logp, graph.grad], mode=mode, **compile_kwargs
+            )
         # Containers, not values: pm.set_data after compiling must be honoured.
         self._shared = self._function.input_storage[1:]
         self._loop = _compile_loop(self._function.vm.jit_fn, len(self._shared))
@@ -170,7 +181,8 @@ class VectorizedEngine:
         if grad.ndim == 1:
             grad = pt.broadcast_to(grad, batch.shape)
         # PyMC's compile makes the graph draw new random numbers at every call.
-        self._function = pymc_compile([batch], [logp, grad], mode=mode, **compile_kwargs)
+        with exact_arithmetic():
+            self._function = pymc_compile([batch], [logp, grad], mode=mode, **compile_kwargs)
         self._rngs = find_rng_nodes([graph.logp, graph.grad])
         self._lock = threading.Lock()  # a compiled function serves one thread at a time
 
