@@ -38,6 +38,10 @@ SHARE = 0.01
 """Length of the differences that give the curvature, in conditional standard deviations."""
 SHORT = 0.1
 """Longest difference for the curvature where longer ones have overflowed."""
+FLAT = 1e-10
+"""Least curvature of a combination of coordinates, in units of each one's own: below it is noise of
+the differences. With 1e-6, a sum known a million times worse than its terms started a thousand
+times too narrow, and some fits never grew to its width."""
 SPREAD = 1e8
 """Largest ratio of the standard deviations of a Gaussian."""
 
@@ -373,5 +377,5 @@ def covariance_factor(H: np.ndarray) -> np.ndarray:
     scale = 1.0 / np.sqrt(np.maximum(np.abs(np.diagonal(H)), 1e-20))
     scale = np.clip(scale, scale.min(), scale.min() * SPREAD)
     values, vectors = np.linalg.eigh(-H * scale * scale[:, None])
-    values = np.maximum(np.abs(values), 1e-6)
+    values = np.maximum(np.abs(values), FLAT)
     return scale[:, None] * ((vectors / np.sqrt(values)) @ vectors.T)

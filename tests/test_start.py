@@ -58,6 +58,16 @@ def test_covariance_factor_is_the_inverse_of_a_definite_hessian(seed, d):
     np.testing.assert_allclose(found, cov / sd / sd[:, None], rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("correlation", [1 - 1e-4, 1 - 1e-9])
+def test_covariance_factor_has_the_width_of_a_narrow_ridge(correlation):
+    # precision with unit diagonal: along x0 = -x1 the sd is 1 / sqrt(1 - correlation) times larger
+    L = covariance_factor(-np.array([[1.0, correlation], [correlation, 1.0]]))
+    widths = np.sqrt(np.linalg.eigvalsh(L @ L.T))
+    np.testing.assert_allclose(
+        widths, [1 / np.sqrt(1 + correlation), 1 / np.sqrt(1 - correlation)], rtol=1e-4
+    )
+
+
 @pytest.mark.parametrize("d", [1, 5])
 def test_elbo_of_a_gaussian_candidate_is_exact(d):
     mean, cov = ill_conditioned(d)
