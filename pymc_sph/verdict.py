@@ -168,9 +168,11 @@ def _lost(found: Evidence) -> Iterator[Verdict]:
 
 def _beyond_weights(found: Evidence) -> Iterator[Verdict]:
     """Yield what the importance weights cannot mend."""
-    heavy = not found.pareto_k <= TAIL and found.ess < CONSTANT
-    grade = USE_WEIGHTS if found.left <= LEFT else UNRELIABLE
+    tail = not found.pareto_k <= TAIL
+    heavy = tail and found.ess < CONSTANT
     if not found.uncovered <= UNCOVERED:
+        # with a heavy tail, too, what the weights have met tells nothing of the rest
+        grade = USE_WEIGHTS if found.left <= LEFT and not tail else UNRELIABLE
         where = "modes or tails" if found.n_modes > 1 else "the tails"
         advice = "Reparametrise (non-centred groups, lighter tails), or raise `particles`."
         if found.n_modes > 1:
