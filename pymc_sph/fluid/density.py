@@ -17,9 +17,9 @@ import numpy as np
 from pymc_sph.fluid import kernels
 from pymc_sph.fluid.state import Array, Fluid, namespace
 
-BLOCK = 2_000_000
+BLOCK = 500_000
 """Numbers in the largest temporary array, over particles, probes and, for full tensors, d."""
-COMPILED = 50
+COMPILED = 200
 """How many times as many in compiled code: blocks fit a core's cache, and accelerators want more
 at once, as do probes that are spread over devices."""
 
@@ -50,9 +50,13 @@ class Density:
         return dataclasses.replace(self, R=namespace(self.R).where(used, self.R, 0.0))
 
 
-def blocks(fluid: Fluid, n_probes: int) -> list[slice]:
-    """Slices of the probes that keep every temporary array below `BLOCK` numbers."""
-    per_probe = fluid.n_particles * (fluid.dim if fluid.full else 1)
+def blocks(fluid: Fluid, n_probes: int, per_probe: int | None = None) -> list[slice]:
+    """Slices of the probes that keep every temporary array below `BLOCK` numbers.
+
+    A probe takes `per_probe` of them; by default one for each particle, or d with full tensors.
+    """
+    if per_probe is None:
+        per_probe = fluid.n_particles * (fluid.dim if fluid.full else 1)
     numbers = BLOCK if isinstance(fluid.z, np.ndarray) else COMPILED * BLOCK
     size = max(1, numbers // per_probe)
     return [slice(i, i + size) for i in range(0, max(n_probes, 1), size)]

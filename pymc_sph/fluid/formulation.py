@@ -86,10 +86,9 @@ def _full_moments(
     weighted = weights * excess
     for block in blocks(fluid, len(y)):
         e = kernels.whiten(A_inv, fluid.z, y[block])
-        w = weighted[:, None, block]
-        first = first + (w @ e)[:, 0, :]
-        second = second + (weights[:, None, block] @ (e * e))[:, 0, :]
-        moment = moment + (w * e.mT) @ e
+        first = first + (e @ weighted[:, block, None])[:, :, 0]
+        second = second + ((e * e) @ weights[:, block, None])[:, :, 0]
+        moment = moment + (weighted[:, None, block] * e) @ e.mT
     moment = moment - xp.sum(weighted, axis=1)[:, None, None] * xp.eye(fluid.dim)
     # A_i^-T M_i A_i' is the mean of grad phi (y - z_i)' under kernel i
     shares = xp.exp(fluid.log_m)[:, None, None] * (A_inv.mT @ moment @ fluid.A.mT)

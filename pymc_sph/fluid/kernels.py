@@ -1,7 +1,7 @@
 """The Gaussian smoothing kernel W(y - z; A), normalised in d dimensions.
 
 The only room that knows whether a smoothing tensor is a full factor A_i (N, d, d) or a diagonal
-(N, d). A full tensor's functions hold an (N, K, d) array: callers block over the probes K.
+(N, d). A full tensor's functions hold an (N, d, K) array: callers block over the probes K.
 """
 
 from __future__ import annotations
@@ -35,8 +35,14 @@ def pull(A: Array, f: Array) -> Array:
 
 
 def whiten(A_inv: Array, z: Array, y: Array) -> Array:
-    """e_ik = A_i^-1 (y_k - z_i) for full tensors, (N, K, d)."""
-    return (y - z[:, None, :]) @ A_inv.mT
+    """e_ik = A_i^-1 (y_k - z_i) for full tensors, (N, d, K).
+
+    One matrix product over all particles; about their mean, to lose fewer digits.
+    """
+    xp = namespace(z)
+    (n, d), centre = z.shape, xp.mean(z, axis=0)
+    e = xp.reshape(xp.reshape(A_inv, (n * d, d)) @ (y - centre).T, (n, d, -1))
+    return e - A_inv @ (z - centre)[:, :, None]
 
 
 def squared_distances(A_inv: Array, z: Array, y: Array, e: Array = None) -> Array:
@@ -44,7 +50,7 @@ def squared_distances(A_inv: Array, z: Array, y: Array, e: Array = None) -> Arra
     xp = namespace(z)
     if A_inv.ndim == 3:
         e = whiten(A_inv, z, y) if e is None else e
-        return xp.vecdot(e, e)
+        return xp.sum(e * e, axis=1)
     # expanded, so that no (N, K, d) array is needed; about the mean, to lose fewer digits
     centre = xp.mean(z, axis=0)
     z, y, precision = z - centre, y - centre, A_inv**2
@@ -67,6 +73,8 @@ def pull_back(A_inv: Array, z: Array, y: Array, weights: Array, e: Array = None)
     xp = namespace(z)
     if A_inv.ndim == 3:
         e = whiten(A_inv, z, y) if e is None else e
-        return xp.sum((weights[:, :, None] * e) @ A_inv, axis=0)
+        n, d = z.shape
+        weighted = xp.reshape(weights[:, None, :] * e, (n * d, -1))
+        return (xp.reshape(A_inv, (n * d, d)).T @ weighted).T
     precision = A_inv**2
     return y * (weights.T @ precision) - weights.T @ (z * precision)
