@@ -1,8 +1,9 @@
 """Executes the tutorials in place, in order, each in a fresh kernel.
 
 ``python docs/tutorials/execute.py [NOTEBOOK ...]``, after ``pip install -e '.[docs,plots]'`` and,
-for the tutorial on NUTS, nutpie. A notebook that raises, or writes anything to stderr (warnings
-and log messages do), or becomes larger than 300 kB, is not written, and the exit status is 1.
+for the tutorial on NUTS, ``pip install nutpie``. A notebook that raises, or writes anything to
+stderr (warnings and log messages do), or becomes larger than 300 kB, is not written, and the exit
+status is 1.
 """
 
 from __future__ import annotations
@@ -72,7 +73,8 @@ def main() -> int:
         start = time.perf_counter()
         complaints = execute(path, options.timeout)
         failed += bool(complaints)
-        print(f"{path.name}: {'FAILED' if complaints else 'ok'}, {time.perf_counter() - start:.0f} s")
+        outcome = "FAILED" if complaints else "ok"
+        print(f"{path.name}: {outcome}, {time.perf_counter() - start:.0f} s")
         for complaint in complaints:
             print(complaint, flush=True)
     return int(failed > 0)
