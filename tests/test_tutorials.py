@@ -18,6 +18,8 @@ RUN = """
 import matplotlib, sys, warnings
 matplotlib.use("Agg")
 warnings.simplefilter("error")
+# of packages to each other (ArviZ 0.23 to matplotlib 3.11): Jupyter does not show them, either
+warnings.simplefilter("ignore", DeprecationWarning)
 # PyTensor from PyPI, compiling to C, and Numba's advice, as in pyproject.toml
 warnings.filterwarnings("ignore", "PyTensor could not link to a BLAS")
 warnings.filterwarnings("ignore", r".*np\\.dot.*is faster on contiguous arrays")
