@@ -130,8 +130,8 @@ def main() -> None:
             progressbar=False,
         )
         idata = approx.sample(2_000, random_seed=arguments.seed)
-        idata.update(
-            pm.sample_posterior_predictive(idata, random_seed=arguments.seed, progressbar=False)
+        pm.sample_posterior_predictive(
+            idata, extend_inferencedata=True, random_seed=arguments.seed, progressbar=False
         )
     result = approx.result
     print(approx.verdict)
