@@ -57,7 +57,7 @@ def test_cells_parse(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["01_eight_schools", "05_model_comparison"])
+@pytest.mark.parametrize("name", ["01_eight_schools", "05_model_comparison", "07_minibatches"])
 def test_runs(name):
     # as plain Python, in a process of its own, so that neither Jupyter nor order matter
     code = "\n".join("".join(cell["source"]) for cell in cells(FOLDER / f"{name}.ipynb"))
