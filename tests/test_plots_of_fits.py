@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+
 import arviz as az
 import numpy as np
 import pymc as pm
@@ -15,7 +18,9 @@ import pymc_sph
 from pymc_sph import plots
 from pymc_sph.idata import PYMC_5, group
 
+matplotlib = pytest.importorskip("matplotlib")
 figure = pytest.importorskip("matplotlib.figure")
+FigureCanvasAgg = pytest.importorskip("matplotlib.backends.backend_agg").FigureCanvasAgg
 
 BEND = 0.4
 
@@ -131,6 +136,44 @@ def test_animation_shows_the_states(recorder, tmp_path):
     file = tmp_path / "flow.gif"
     animation.save(file, dpi=40)
     assert file.read_bytes().startswith(b"GIF89a")
+
+
+def ffmpeg() -> str:
+    """Path of ffmpeg: the system's, or that of imageio-ffmpeg."""
+    found = shutil.which("ffmpeg")
+    return found or pytest.importorskip("imageio_ffmpeg").get_ffmpeg_exe()
+
+
+def test_a_film_shows_what_is_drawn(recorder, tmp_path):
+    program, file = ffmpeg(), tmp_path / "flow.mp4"
+    fig = figure.Figure(figsize=(4, 3), dpi=80)
+    animation = plots.animate_fluid(recorder, ax=fig.subplots(), frames=5, grid=60)
+    with matplotlib.rc_context({"animation.ffmpeg_path": program}):
+        animation.save(file)
+    decode = [program, "-v", "error", "-i", str(file), "-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    raw = subprocess.run(decode, capture_output=True, check=True, timeout=60).stdout
+    film = np.frombuffer(raw, np.uint8).reshape(-1, 240, 320, 3).astype(float)
+    assert len(film) == 5
+    drawn = []
+    for index in animation.new_frame_seq():
+        animation._func(index)
+        canvas = FigureCanvasAgg(fig)
+        canvas.draw()
+        drawn.append(np.asarray(canvas.buffer_rgba())[..., :3].astype(float))
+    # H.264 loses detail, but every picture is closest to its own drawing
+    apart = np.abs(film[:, None] - np.array(drawn)).mean(axis=(2, 3, 4))
+    np.testing.assert_array_equal(np.argmin(apart, axis=1), np.arange(5))
+    assert apart.diagonal().max() < 6
+
+
+def test_a_film_without_ffmpeg_names_the_remedy(recorder, tmp_path):
+    animation = plots.animate_fluid(recorder, ax=figure.Figure().subplots(), frames=2, grid=60)
+    animation._init_draw()  # or Matplotlib warns that nothing was drawn
+    with matplotlib.rc_context({"animation.ffmpeg_path": str(tmp_path / "none")}):
+        with pytest.raises(RuntimeError, match=r"flow\.mp4: .*pip install imageio-ffmpeg"):
+            animation.save(tmp_path / "flow.mp4")
+        animation.save(tmp_path / "flow.gif", dpi=40)
+    assert [path.name for path in tmp_path.iterdir()] == ["flow.gif"]
 
 
 def test_behind_the_flow_is_the_density_of_the_model(recorder):

@@ -51,8 +51,9 @@ def animate_fluid(
     Returns
     -------
     matplotlib.animation.FuncAnimation
-        ``.save("flow.gif")`` writes it (with Pillow), ``.save("flow.mp4")`` too (with ffmpeg), and
-        ``.to_jshtml()`` shows it in a notebook.
+        ``.save("flow.gif")`` writes it (with Pillow), ``.save("flow.mp4")`` too (with ffmpeg, and
+        a RuntimeError that says how to get it where there is none), and ``.to_jshtml()`` shows it
+        in a notebook.
 
     Raises
     ------
@@ -63,7 +64,7 @@ def animate_fluid(
     """
     import matplotlib.pyplot as plt
 
-    from matplotlib.animation import FuncAnimation
+    from pymc_sph.plots.movie import Movie
 
     if not isinstance(recorder, Recorder):
         raise TypeError(
@@ -84,7 +85,7 @@ def animate_fluid(
     frame(ax, field)
     moving = _Moving(ax, recorder, source, projection)
     chosen = _frames(recorder.steps, frames)
-    return FuncAnimation(ax.figure, moving, chosen, interval=interval, blit=False)
+    return Movie(ax.figure, moving, chosen, interval=interval, blit=False)
 
 
 def _frames(steps: Sequence[int], n: int) -> list[int]:
