@@ -25,6 +25,7 @@ from common import (
 import pymc_sph
 
 from pymc_sph.fluid.collocated import Equations
+from pymc_sph.mixture import FluidMixture
 
 N, COOLING = 500, 200
 METHODS = ["collocated", "collocated, T = 100", "variational", "variational, T = 100"]
@@ -82,7 +83,7 @@ def main() -> None:
 
 def report(rows, name, start, method, fluid, target, means, weights) -> None:
     """Add a row of the table."""
-    if isinstance(fluid, pymc_sph.mixture.FluidMixture):
+    if isinstance(fluid, FluidMixture):
         theta = fluid.sample(20_000, np.random.default_rng(0)).theta
         divergence = np.mean(fluid.log_density(theta) - target(theta)[0])
     else:
