@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import io
+import os
 import time
 
 from collections.abc import Sequence
@@ -33,6 +35,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--no-plot", action="store_true", help="draw nothing")
     options = parser.parse_args(arguments)
+    if options.seed < 0:
+        parser.error(f"argument --seed: {options.seed}: give a seed of 0 or more")
+    wrong = "" if options.no_plot else why_not(options.output)
+    if wrong:
+        parser.error(f"argument --output: {options.output}: {wrong}")
 
     import arviz as az
     import pymc as pm
@@ -64,6 +71,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
         else:
             print(f"picture       {options.output}")
     return 0
+
+
+def why_not(output: Path) -> str:
+    """Why no picture could be written to a path, and what to do; empty if one could.
+
+    To learn of it after the fit would be late. Nothing is written here, and no folder made.
+    """
+    example = "give the name of a file, such as fluid.png"
+    if output.is_dir():
+        return f"is a folder: {example}"
+    if not output.suffix:  # Matplotlib would append one
+        return f"has no suffix that names a format: {example}"
+    there = next(path for path in (output, *output.absolute().parents) if path.exists())
+    if there != output and not there.is_dir():
+        return f"{there} is a file, and no folder: {example}"
+    if not os.access(there, os.W_OK):
+        return f"{there} cannot be written to: give another place"
+    try:
+        from matplotlib.figure import Figure
+    except ImportError:
+        return ""  # there will be no picture
+    trial = Figure(figsize=(1, 1))
+    trial.text(0, 0, "text")  # some formats need other programs for it
+    try:
+        trial.savefig(io.BytesIO(), format=output.suffix[1:].lower())
+    except Exception as err:
+        return f"{err}: {example}"
+    return ""
 
 
 def eight_schools() -> Any:

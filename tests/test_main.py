@@ -33,6 +33,49 @@ def test_no_plot_writes_nothing(anywhere, capsys):
     assert not list(anywhere.iterdir())
 
 
+@pytest.fixture
+def no_fit(monkeypatch):
+    """Whatever is wrong with an option has to be said before this is called."""
+    monkeypatch.setattr("pymc_sph.__main__.eight_schools", lambda: pytest.fail("the fit began"))
+
+
+@pytest.mark.parametrize(
+    ("output", "wrong"),
+    [
+        ("folder", "folder: is a folder: give the name of a file, such as"),
+        ("fluid.xyz", "fluid.xyz: Format 'xyz' is not supported"),
+        ("fluid", "fluid: has no suffix"),
+        ("file.txt/new/fluid.png", "file.txt is a file, and no folder"),
+    ],
+)
+def test_an_output_that_cannot_be_written_is_refused_before_the_fit(
+    output, wrong, anywhere, capsys, no_fit
+):
+    (anywhere / "folder").mkdir()
+    (anywhere / "file.txt").touch()
+    with pytest.raises(SystemExit) as caught:
+        main(["--output", str(anywhere / output)])
+    assert caught.value.code == 2
+    said = capsys.readouterr().err
+    assert "argument --output" in said and wrong in said and "such as fluid.png" in said
+    assert sorted(path.name for path in anywhere.iterdir()) == ["file.txt", "folder"]
+
+
+def test_a_place_without_permission_is_refused_before_the_fit(
+    anywhere, capsys, no_fit, monkeypatch
+):
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write anywhere
+    with pytest.raises(SystemExit):
+        main([])
+    assert "cannot be written to: give another place" in capsys.readouterr().err
+
+
+def test_a_negative_seed_is_refused_before_the_fit(anywhere, capsys, no_fit):
+    with pytest.raises(SystemExit):
+        main(["--seed", "-1"])
+    assert "argument --seed: -1: give a seed of 0 or more" in capsys.readouterr().err
+
+
 def test_without_matplotlib_says_how_to_get_it(anywhere, capsys, monkeypatch):
     for name in ("matplotlib", "matplotlib.figure", "matplotlib.pyplot"):
         monkeypatch.setitem(sys.modules, name, None)
