@@ -263,7 +263,7 @@ class _Pool:
             self._users += 1
             executor = self._executor
         try:
-            run_all(executor, function, calls)
+            run_all(executor, function, calls, ours=True)
         finally:
             with self._lock:
                 self._users -= 1

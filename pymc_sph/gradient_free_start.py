@@ -18,6 +18,7 @@ from scipy.linalg import lstsq
 
 from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.step import LogDensity
+from pymc_sph.process import same_filters
 from pymc_sph.start import Gaussian, best, covariance_factor, elbo_noise, thin, with_elbo
 
 FLAT = 1.0
@@ -105,8 +106,6 @@ def climb(
     target: LogDensity, point: np.ndarray, scale: np.ndarray, rng: np.random.Generator
 ) -> Run:
     """Run CMA-ES from a point (d,), its first steps half the scale (d,) long."""
-    import cma  # here, because it takes more than a second to import
-
     d = len(point)
     options = {
         # a seed that is not a number leaves NumPy's global state alone
@@ -119,7 +118,10 @@ def climb(
         "verb_disp": 0,
     }
     # in units of the scale; CMA-ES needs two dimensions, the second one is idle if need be
-    search = cma.CMAEvolutionStrategy(np.zeros(max(d, 2)), 0.5, options)
+    with same_filters():  # both this import and this class add filters of warnings
+        import cma  # here, because it takes more than a second to import
+
+        search = cma.CMAEvolutionStrategy(np.zeros(max(d, 2)), 0.5, options)
     theta, logp, mean, cov = [], [], [], []
     while not search.stop():
         population = search.ask()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import threading
 
@@ -52,14 +53,18 @@ def held_interrupts() -> Iterator[Callable[[], None]]:
 
 
 def submit_all(
-    executor: Executor, function: Callable[..., Any], calls: list[tuple[Any, ...]]
+    executor: Executor, function: Callable[..., Any], calls: list[tuple[Any, ...]], ours: bool
 ) -> list[Future[Any]]:
-    """Submit a function with each of these arguments; call it with interrupts held."""
-    # Python 3.12 warns of forking a process with threads, as PyMC's samplers do; Dask of large data
-    with (
-        ignored_warnings(DeprecationWarning),
-        ignored_warnings(UserWarning, "Sending large graph"),
-    ):
+    """Submit a function with each of these arguments; call it with interrupts held.
+
+    An executor that is not `ours` may warn: Python 3.12 does of forking a process with threads, as
+    PyMC's samplers do, and Dask of large data. Ours has its processes already, or needs none, and
+    does not have to wait until no other thread compiles (see `process.same_filters`).
+    """
+    with contextlib.ExitStack() as stack:
+        if not ours:
+            stack.enter_context(ignored_warnings(DeprecationWarning))
+            stack.enter_context(ignored_warnings(UserWarning, "Sending large graph"))
         try:
             return [executor.submit(function, *call) for call in calls]
         except RuntimeError as err:  # shut down, or its loop closed
@@ -76,14 +81,14 @@ def collect(futures: list[Future[Any]]) -> list[Any]:
 
 
 def run_all(
-    executor: Executor, function: Callable[..., Any], calls: list[tuple[Any, ...]]
+    executor: Executor, function: Callable[..., Any], calls: list[tuple[Any, ...]], ours: bool
 ) -> list[Any]:
     """Call a function with each of these arguments on an executor; results in their order.
 
-    Ctrl-C comes through while it waits, and what has not begun is cancelled.
+    Ctrl-C comes through while it waits, and what has not begun is cancelled. See `submit_all`.
     """
     with held_interrupts() as let_through:
-        return _collect(submit_all(executor, function, calls), let_through)
+        return _collect(submit_all(executor, function, calls, ours), let_through)
 
 
 def _collect(futures: list[Future[Any]], let_through: Callable[[], None]) -> list[Any]:

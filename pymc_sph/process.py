@@ -16,7 +16,6 @@ _entry = threading.Lock()
 _limits: Any = None
 _users = 0
 _graphs = threading.RLock()
-_filters = threading.RLock()
 
 
 @contextmanager
@@ -64,27 +63,37 @@ def _take_control() -> None:
 def graphs() -> Iterator[None]:
     """Let one thread at a time build, rewrite and compile graphs.
 
-    PyTensor changes flags of the whole process meanwhile, and restores what it found.
+    PyTensor and Numba change flags of the whole process and its filters of warnings meanwhile, and
+    restore what they found.
     """
     with _graphs:
         yield
 
 
 @contextmanager
-def ignored_warnings(category: type[Warning], message: str = "") -> Iterator[None]:
-    """Leave out warnings of a kind; see `warnings.filterwarnings`.
+def same_filters() -> Iterator[None]:
+    """Restore the filters of warnings at the end, whatever was done to them.
 
-    The filters belong to the process, so that only one thread at a time may change them.
+    They belong to the process, so that only one thread at a time may change them, and none while
+    a graph is compiled: of two threads that each restore what they found, the second would bring
+    back what the first had set.
     """
-    with _filters, warnings.catch_warnings():
+    with _graphs, warnings.catch_warnings():
+        yield
+
+
+@contextmanager
+def ignored_warnings(category: type[Warning], message: str = "") -> Iterator[None]:
+    """Leave out warnings of a kind; see `warnings.filterwarnings`."""
+    with same_filters():
         warnings.filterwarnings("ignore", message, category)
         yield
 
 
 def _unlock() -> None:
     """Make the locks anew in a forked process: their owners are not there."""
-    global _entry, _graphs, _filters
-    _entry, _graphs, _filters = threading.Lock(), threading.RLock(), threading.RLock()
+    global _entry, _graphs
+    _entry, _graphs = threading.Lock(), threading.RLock()
 
 
 if hasattr(os, "register_at_fork"):

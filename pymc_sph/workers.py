@@ -180,22 +180,25 @@ class Workers:
             for theta in batches:
                 batch = self._cut(theta)
                 calls = self._calls((chunk, None) for chunk in batch.chunks)
-                batch.futures = submit_all(executor, _evaluate, calls)
+                batch.futures = submit_all(executor, _evaluate, calls, self._executor is None)
                 self._ahead[_key(theta)] = batch
 
     def __call__(self, theta: Array) -> list[Any]:
         """Evaluate a batch (K, d): what the function gave for each chunk, in their order."""
+        ours = self._executor is None
         with self._under_way() as executor:
             batch = self._ahead.pop(_key(theta), None)
             if batch is None:
                 batch = self._cut(theta)
-                answers = run_all(executor, _evaluate, self._calls((c, None) for c in batch.chunks))
+                calls = self._calls((chunk, None) for chunk in batch.chunks)
+                answers = run_all(executor, _evaluate, calls, ours)
             else:
                 answers = collect(batch.futures)
             unknown = [i for i, answer in enumerate(answers) if answer is None]
             while unknown:
                 sent = self._recipes(batch.chunks, unknown)
-                for i, answer in zip(unknown, run_all(executor, _evaluate, sent), strict=True):
+                told = run_all(executor, _evaluate, sent, ours)
+                for i, answer in zip(unknown, told, strict=True):
                     answers[i] = answer
                 unknown = [i for i in unknown if answers[i] is None]
             self._rows += len(theta)

@@ -47,7 +47,9 @@ def test_a_handler_of_the_users_is_called_once_and_work_goes_on():
             assert calls == [signal.SIGINT]
         assert calls == [signal.SIGINT]
         with ThreadPoolExecutor(2) as pool:
-            results = run_all(pool, lambda i: i if i else interrupt_later(), [(0,), (1,), (2,)])
+            results = run_all(
+                pool, lambda i: i if i else interrupt_later(), [(0,), (1,), (2,)], True
+            )
         assert results == [None, 1, 2] and len(calls) == 2
     finally:
         signal.signal(signal.SIGINT, before)
@@ -71,7 +73,7 @@ def test_an_interrupt_ends_the_wait_and_cancels_what_has_not_begun():
     pool = ThreadPoolExecutor(1)
     began = time.perf_counter()
     with pytest.raises(KeyboardInterrupt):
-        run_all(pool, work, [(i,) for i in range(50)])
+        run_all(pool, work, [(i,) for i in range(50)], True)
     pool.shutdown(wait=True)
     assert len(started) <= 3 and time.perf_counter() - began < 5  # of ten seconds of work
 
@@ -92,7 +94,7 @@ def test_other_threads_are_never_interrupted_and_change_no_handler():
 
 def test_errors_pass_on_in_order():
     with ThreadPoolExecutor(2) as pool:
-        assert run_all(pool, divmod, [(7, 2), (9, 4)]) == [(3, 1), (2, 1)]
+        assert run_all(pool, divmod, [(7, 2), (9, 4)], True) == [(3, 1), (2, 1)]
         with pytest.raises(ZeroDivisionError):
-            run_all(pool, divmod, [(7, 2), (9, 0)])
-        assert run_all(pool, divmod, []) == []
+            run_all(pool, divmod, [(7, 2), (9, 0)], True)
+        assert run_all(pool, divmod, [], True) == []

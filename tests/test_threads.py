@@ -21,7 +21,8 @@ from threadpoolctl import threadpool_limits
 import pymc_sph
 
 from pymc_sph import SPH, engines, fit_density
-from pymc_sph.process import ignored_warnings, one_blas_thread
+from pymc_sph.gradient_free_start import climb
+from pymc_sph.process import graphs, ignored_warnings, one_blas_thread
 
 SMALL = {"fluids": 2, "particles": 8, "paths": 4}
 N = 40
@@ -33,9 +34,9 @@ def groups(data):
     return {name: data["posterior"][name].values for name in data["posterior"].data_vars}
 
 
-def whole_fit(make, seed, **settings):
+def whole_fit(model, seed, **settings):
     """A fit from the model's graph to draws."""
-    with make():
+    with model:
         approx = pm.fit(N, method="sph", random_seed=seed, progressbar=False, inf_kwargs=settings)
         return {
             "result": approx.result,
@@ -63,11 +64,15 @@ def test_fits_in_threads_give_the_same_bits_as_one_after_another(name, monkeypat
     monkeypatch.setattr(engines, "MIN_SECONDS_PER_THREAD", 1e-9)  # threads within the threads
     monkeypatch.setattr("interrupted_fit.slow", lambda theta: None)
     jobs = JOBS[name]
-    apart = [whole_fit(make, seed, **settings) for make, seed, settings in jobs]
+    apart = [whole_fit(make(), seed, **settings) for make, seed, settings in jobs]
+    models = [make() for make, _, _ in jobs]  # not in threads: there PyTensor changes the filters
     filters, names = list(warnings.filters), {t.name for t in threading.enumerate()}
     with threadpool_limits(2, user_api="blas"), ThreadPoolExecutor(len(jobs)) as pool:
         limits = blas_threads()
-        futures = [pool.submit(whole_fit, make, seed, **s) for make, seed, s in jobs]
+        futures = [
+            pool.submit(whole_fit, model, seed, **settings)
+            for model, (_, seed, settings) in zip(models, jobs, strict=True)
+        ]
         together = [future.result() for future in futures]
         assert blas_threads() == limits and set(limits) == {2}
     assert differences(apart, together) == []
@@ -191,4 +196,31 @@ def test_filters_of_warnings_come_back_whichever_thread_leaves_first():
         thread.start()
     for thread in threads:
         thread.join()
+    assert list(warnings.filters) == before
+
+
+def test_filters_of_warnings_come_back_when_another_thread_compiles():
+    """PyTensor and Numba change them while they compile, and know nothing of other threads."""
+    before = list(warnings.filters)
+    inside, leave = threading.Event(), threading.Event()
+
+    def ignore():
+        with ignored_warnings(DeprecationWarning):
+            inside.set()
+            leave.wait(60)
+
+    thread = threading.Thread(target=ignore)
+    with graphs(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        thread.start()
+        assert not inside.wait(0.2)
+    leave.set()
+    thread.join()
+    assert list(warnings.filters) == before
+
+
+def test_the_search_for_a_start_adds_no_filters_of_warnings():
+    """The package `cma` adds one when it is first used, and three more when it is loaded."""
+    before = list(warnings.filters)
+    climb(lambda x: (-0.5 * (x**2).sum(1), None), np.ones(2), np.ones(2), np.random.default_rng(0))
     assert list(warnings.filters) == before
