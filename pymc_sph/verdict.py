@@ -171,8 +171,9 @@ def _beyond_weights(found: Evidence) -> Iterator[Verdict]:
     tail = not found.pareto_k <= TAIL
     heavy = tail and found.ess < CONSTANT
     if not found.uncovered <= UNCOVERED:
-        # with a heavy tail, too, what the weights have met tells nothing of the rest
-        grade = USE_WEIGHTS if found.left <= LEFT and not tail else UNRELIABLE
+        # with a heavy tail, or a fluid that was still on its way, there may be more further out
+        known = found.left <= LEFT and not tail and not _cut_off(found)
+        grade = USE_WEIGHTS if known else UNRELIABLE
         where = "modes or tails" if found.n_modes > 1 else "the tails"
         advice = "Reparametrise (non-centred groups, lighter tails), or raise `particles`."
         if found.n_modes > 1:
@@ -246,6 +247,11 @@ def _mendable(found: Evidence) -> Iterator[Verdict]:
             "Continue with refine(n).",
             "stopped-before-its-end",
         )
+
+
+def _cut_off(found: Evidence) -> bool:
+    """Whether the fit did not come to its end by itself."""
+    return found.status in ("max_steps", "interrupted")
 
 
 def _unless_cut_off(found: Evidence, advice: str) -> str:

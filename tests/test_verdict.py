@@ -95,6 +95,7 @@ def test_every_fit_gets_a_reason_and_every_doubtful_one_advice(found):
         ({"r_hat": 1.5}, "use the weights", "different parts", "`temperature`"),
         ({"uncovered": 0.05}, "use the weights", "5.0% of the posterior, in the tails", "Repar"),
         ({"uncovered": 0.05, "pareto_k": 0.8}, "unreliable", "5.0%", "Repar"),
+        ({"uncovered": 0.05, "status": "max_steps"}, "unreliable", "5.0%", "raise `n`"),
         ({"uncovered": 0.05, "n_modes": 2}, "use the weights", "modes", "`fluids`"),
         ({"uncovered": 0.3, "left": 1.0, "n_modes": 2}, "unreliable", "30.0%", "`temperature`"),
         ({"unseen": 0.1}, "use the weights", "1 path in 10", "`paths`"),
