@@ -172,8 +172,8 @@ class SPH(UnderWay, Inference):
         compile_kwargs : dict, optional
             Arguments of `pytensor.function`.
         **kwargs
-            ``threads``, ``checkpoint``, ``every``, ``scheme`` and the scheme's settings, for this
-            fit and later ones.
+            ``threads``, ``cores``, ``executor``, ``checkpoint``, ``every``, ``scheme`` and the
+            scheme's settings, for this fit and later ones.
 
         Returns
         -------
@@ -305,8 +305,10 @@ class SPH(UnderWay, Inference):
                 f"{', '.join(foreign)}: SPH has no stochastic-gradient objective, so this "
                 "argument of other methods means nothing to it; remove it"
             )
-        for name in {"cores", "executor"} & set(changes):
-            raise SettingsError(f"{name}: give it to SPH({name}=...), or in inf_kwargs")
+        if "cores" in changes:
+            self.cores = check_integer("cores", changes.pop("cores"), 1)
+        if "executor" in changes:
+            self.executor = check_executor(changes.pop("executor"))
         if "threads" in changes:
             self.threads = _threads(changes.pop("threads"))
         self._take_checkpoint(changes)

@@ -53,7 +53,7 @@ def compare_evidence(
     Raises
     ------
     TypeError
-        If a fit is nothing of the above, or holds no evidence.
+        If `fits` is no mapping, or a fit is nothing of the above, or holds no evidence.
     ValueError
         If there is no fit, or a prior probability is missing or not positive.
 
@@ -75,6 +75,8 @@ def compare_evidence(
     ----------
     Kass, Raftery (1995). Bayes factors. Journal of the American Statistical Association 90.
     """
+    if not isinstance(fits, Mapping):
+        raise TypeError("fits: give a dictionary from names of models to their fits")
     if not fits:
         raise ValueError("fits: give at least one fit")
     found = [_found(name, fit) for name, fit in fits.items()]

@@ -91,9 +91,10 @@ def assert_same_fit(one, two):
 
 def test_own_processes_give_the_bits_of_this_process(alone):
     model, method = alone
-    other = SPH(model, 1, cores=2, **SMALL)
-    other.fit(N, progressbar=False)
+    other = SPH(model, 1, **SMALL)
+    other.fit(N, progressbar=False, cores=2)  # as pm.fit passes it on
     assert_same_fit(method, other)
+    assert other.cores == 2
 
 
 @pytest.mark.parametrize(

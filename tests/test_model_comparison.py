@@ -95,6 +95,8 @@ def test_a_flat_prior_warns():
 
 def test_errors(fits):
     found, _ = fits
+    with pytest.raises(TypeError, match="dictionary from names of models"):
+        compare_evidence([])
     with pytest.raises(ValueError, match="at least one fit"):
         compare_evidence({})
     with pytest.raises(TypeError, match=r"fits\['a'\] is 3: give an approximation"):
