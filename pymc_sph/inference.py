@@ -115,9 +115,7 @@ class SPH(UnderWay, Inference):
         self.scheme = scheme
         self.random_seed = random_seed
         self.start = start
-        self.threads = _threads(threads)
-        self.cores = check_integer("cores", cores, 1)
-        self.executor = check_executor(executor)
+        self._take_workers({"threads": threads, "cores": cores, "executor": executor})
         self._take_checkpoint({"checkpoint": checkpoint, "every": every})
         self.state: Any = None
         self._options: tuple[Any, ...] | None = None
@@ -305,12 +303,7 @@ class SPH(UnderWay, Inference):
                 f"{', '.join(foreign)}: SPH has no stochastic-gradient objective, so this "
                 "argument of other methods means nothing to it; remove it"
             )
-        if "cores" in changes:
-            self.cores = check_integer("cores", changes.pop("cores"), 1)
-        if "executor" in changes:
-            self.executor = check_executor(changes.pop("executor"))
-        if "threads" in changes:
-            self.threads = _threads(changes.pop("threads"))
+        self._take_workers(changes)
         self._take_checkpoint(changes)
         before, scheme = self.settings, changes.pop("scheme", self.scheme)
         if scheme != self.scheme:  # nothing of the other scheme's settings carries over
@@ -321,6 +314,14 @@ class SPH(UnderWay, Inference):
             self.settings = settings_of(scheme, given | changes, ARGUMENTS)
         if getattr(self.settings, "tensor", None) != getattr(before, "tensor", None):
             self._approx = None
+
+    def _take_workers(self, changes: dict[str, Any]) -> None:
+        if "threads" in changes:
+            self.threads = _threads(changes.pop("threads"))
+        if "cores" in changes:
+            self.cores = check_integer("cores", changes.pop("cores"), 1)
+        if "executor" in changes:
+            self.executor = check_executor(changes.pop("executor"))
 
     def _compile(self, backend: str | None, compile_kwargs: dict[str, Any] | None) -> Target:
         """Compile the log density, or take the one of the last fit if nothing has changed."""

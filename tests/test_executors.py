@@ -91,10 +91,17 @@ def assert_same_fit(one, two):
 
 def test_own_processes_give_the_bits_of_this_process(alone):
     model, method = alone
+    other = SPH(model, 1, cores=2, **SMALL)
+    other.fit(N, progressbar=False)
+    assert_same_fit(method, other)
+
+
+def test_workers_go_into_fit_by_name(alone):
+    model, method = alone
     other = SPH(model, 1, **SMALL)
     other.fit(N, progressbar=False, cores=2)  # as pm.fit passes it on
-    assert_same_fit(method, other)
     assert other.cores == 2
+    assert_same_fit(method, other)
 
 
 @pytest.mark.parametrize(

@@ -24,5 +24,5 @@ def test_a_killed_fit_leaves_its_last_checkpoint(suffix, kills):
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
     assert report["kills"] >= kills and report["resumed"] == 1
-    # most of them in the steps, where a state was compared each time, and not all in the same one
-    assert len(report["steps"]) >= kills / 2 and len(set(report["steps"])) > kills // 4
+    # most of them in the steps: a state was compared each time
+    assert len(report["steps"]) >= kills / 2 and len(set(report["steps"])) > 2

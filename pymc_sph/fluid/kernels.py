@@ -42,7 +42,7 @@ def whiten(A_inv: Array, z: Array, y: Array) -> Array:
     xp = namespace(z)
     (n, d), centre = z.shape, xp.mean(z, axis=0)
     e = xp.reshape(xp.reshape(A_inv, (n * d, d)) @ (y - centre).T, (n, d, -1))
-    return e - A_inv @ (z - centre)[:, :, None]
+    return e - stretch(A_inv, z - centre)[:, :, None]
 
 
 def squared_distances(A_inv: Array, z: Array, y: Array, e: Array = None) -> Array:
