@@ -178,6 +178,7 @@ def join(
         cooling=0,
         window=max(1, run.plan.window // 2),
         flat=None,
+        ease=1.0,
         halvings=HALVINGS["force" if run.memory is None else "pressure"],
         rates=dataclasses.replace(run.plan.rates, temperature=1.0, frame=0.0),
     )

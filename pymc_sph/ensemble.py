@@ -15,7 +15,7 @@ from pymc_sph import confluence, gradient_free_start
 from pymc_sph.ahead import announce_steps
 from pymc_sph.confluence import Confluence, Witness
 from pymc_sph.exploration import Exploration, explore
-from pymc_sph.final_check import check, leave_behind
+from pymc_sph.final_check import check, check_first, leave_behind
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.simulate import Simulation
@@ -188,7 +188,7 @@ class Ensemble:
         """Let the fluids meet: fit their shares, and keep what they witness."""
         rng = stream(self.seed, MEETING, self.n_steps)
         n_fluids = len(self.simulations)
-        n = max(50, self.settings.draws // ((4 if self.known.calm else 2) * n_fluids))
+        n = max(50, self.settings.draws // ((4 if self.known.close else 2) * n_fluids))
         seed = (self.seed, TOGETHER)
         # none in the paper's scheme, whose particles weigh the same and take no common steps
         runs = [s for s in self.simulations if isinstance(s, Simulation)]
@@ -244,7 +244,8 @@ class Ensemble:
         mixture, looks = leave_behind(met.mixture(), target, best)
         rng = stream(self.seed, CHECK, self.n_steps)
         known = self._known(target)
-        seen = check(mixture, target, known.modes, self.settings.draws, rng)
+        look = check_first if known.close else check
+        seen = look(mixture, target, known.modes, self.settings.draws, rng)
         found = Evidence(
             ess=seen.ess,
             pareto_k=seen.pareto_k,

@@ -85,10 +85,20 @@ class Exploration:
         """Whether the posterior is close to the Gaussian of the one mode that is known."""
         return calm(self.modes)
 
+    @property
+    def close(self) -> bool:
+        """Whether the Gaussian of the one mode that is known comes close to the posterior."""
+        return close(self.modes)
+
 
 def calm(modes: Sequence[Gaussian]) -> bool:
     """Whether a posterior with these modes is close to a Gaussian: such a one needs less effort."""
     return len(modes) == 1 and modes[0].calm
+
+
+def close(modes: Sequence[Gaussian]) -> bool:
+    """Whether a posterior with these modes has one alone, whose Gaussian comes close to it."""
+    return len(modes) == 1 and modes[0].close
 
 
 def explore(

@@ -27,6 +27,11 @@ REACH = (2.0, 5.0)
 """How much further out than q's own the draws of its wider twins lie, in sds of a kernel."""
 LEAST = 25
 """Least number of draws around a known mode."""
+GLANCE = 4
+"""Part of the draws that is looked at first, where one Gaussian comes close to the posterior."""
+CLEAR_ESS, CLEAR_TAIL, CLEAR_ERROR, CLEAR_LEFT, CLEAR_UNCOVERED = 0.98, 0.7, 0.05, 0.1, 1e-3
+"""Least ESS, and largest Pareto k, errors and uncovered share, of a fit that a glance can judge: well
+within every limit of the verdict. What weights leave is told to .05 by a thousand draws."""
 LIGHT = 1e-3
 """Mass below which a particle may have been left behind."""
 BEHIND = 10.0
@@ -71,6 +76,18 @@ class Check:
     n_nonfinite: int
     n_evaluations: int
 
+    @property
+    def clear(self) -> bool:
+        """Whether more draws could not change what is said of the fit."""
+        return (
+            self.ess >= CLEAR_ESS
+            and self.pareto_k <= CLEAR_TAIL
+            and self.error <= CLEAR_ERROR
+            and self.left <= CLEAR_LEFT
+            and self.uncovered <= CLEAR_UNCOVERED
+            and self.void == self.unknown == 0
+        )
+
 
 def leave_behind(
     mixture: FluidMixture, target: LogDensity, elbo: float
@@ -103,6 +120,24 @@ def leave_behind(
     lost = np.zeros(len(mixture.log_masses), bool)
     lost[light] = target(places)[0] - mixture.log_density(places) < elbo - BEHIND
     return (mixture.without(lost) if lost.any() else mixture), len(light)
+
+
+def check_first(
+    mixture: FluidMixture,
+    target: LogDensity,
+    modes: Sequence[Gaussian],
+    n: int,
+    rng: np.random.Generator,
+) -> Check:
+    """Check with a quarter of the draws, and with n of them where that is not `clear`.
+
+    For a posterior that a Gaussian comes close to; as `check`.
+    """
+    first = check(mixture, target, modes, max(n // GLANCE, 1), rng)
+    if first.clear:
+        return first
+    seen = check(mixture, target, modes, n, rng)
+    return dataclasses.replace(seen, n_evaluations=first.n_evaluations + seen.n_evaluations)
 
 
 def check(

@@ -73,7 +73,8 @@ class Settings(CheckedSettings):
         default 8, in the pressure form one per fluid: without gradients a path costs more.
     draws : int
         Draws from q of the final check: shares of the fluids, evidence, ESS, Pareto k. About
-        three quarters as many come from beyond q.
+        three quarters as many come from beyond q. Where a Gaussian comes close to the posterior, a
+        quarter of all these is looked at first, and is enough if it leaves no doubt.
     full_data : bool
         For models with ``pm.Minibatch``: whether the final check, the evidence and the verdict
         are made on the whole data. That evaluates it at about 1.75 times `draws` points.

@@ -77,6 +77,11 @@ class Gaussian:
         """Whether the posterior is close to this Gaussian."""
         return self.divergence < CALM
 
+    @property
+    def close(self) -> bool:
+        """Whether no other path to this mode is worth its while."""
+        return self.divergence < CLOSE
+
 
 def find_starts(
     target: LogDensity, points: np.ndarray, seed: tuple[int, ...]
@@ -105,7 +110,7 @@ def find_starts(
     others = points[1:]
     for n, point in enumerate(points):
         # where the posterior is this close to a Gaussian, another path there finds nothing better
-        close = [start for start in starts if start.divergence < CLOSE]
+        close = [start for start in starts if start.close]
         if n == 1:
             rehearse(target, [partial(lbfgs_path, point=other, until=close) for other in others])
         path = lbfgs_path(target, point, until=close)

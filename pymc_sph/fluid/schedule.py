@@ -46,11 +46,13 @@ class Plan:
     rates : Rates
         Rates at full step size.
     flat : int, optional
-        Steps in a row that end the fit if half the variance of the log weights is below `tol` at
+        Steps in a row that end the fit if half the variance of the log weights is `good` at
         each; by default it must be over a whole window. Few steps hardly see a heavy tail.
     noisy : bool
         Whether the log density is another one at each step (minibatches): the noise of a window's
         mean is then read off the ELBO's differences from step to step.
+    ease : float
+        Half the variance of the log weights is good enough below so many times `tol`.
     """
 
     temperature: Temperature
@@ -61,6 +63,12 @@ class Plan:
     rates: Rates
     flat: int | None = None
     noisy: bool = False
+    ease: float = 1.0
+
+    @property
+    def good(self) -> float:
+        """Half the variance of the log weights below which the fluid is good enough, nats."""
+        return self.tol * self.ease
 
 
 @dataclass(frozen=True)
@@ -148,7 +156,7 @@ def advance(plan: Plan, schedule: Schedule, seen: Observation, n_probes: int) ->
         barren=0,
         total_square=schedule.total_square + change * change,
         last=seen.elbo,
-        flat=schedule.flat + 1 if 0.5 * seen.variance < plan.tol else 0,
+        flat=schedule.flat + 1 if 0.5 * seen.variance < plan.good else 0,
         total=schedule.total + seen.elbo,
         total_variance=schedule.total_variance + seen.variance,
         count=schedule.count + 1,
@@ -170,7 +178,7 @@ def close_window(plan: Plan, schedule: Schedule, n_probes: int) -> Schedule:
         error = max(error, math.sqrt(per_step / schedule.count))
     progress = mean > schedule.best + max(plan.tol, error)
     level = schedule.level + (not progress)
-    flat = 0.5 * variance < plan.tol
+    flat = 0.5 * variance < plan.good
     return dataclasses.replace(
         schedule,
         best=max(schedule.best, mean),

@@ -112,11 +112,13 @@ def indices(mask: Array) -> Array:
     return namespace(mask).arange(mask.shape[0])
 
 
-def new_fluid(mu: Array, L: Array, z: Array, *, full: bool) -> Fluid:
+def new_fluid(mu: Array, L: Array, z: Array, *, full: bool, spread: float = 1.0) -> Fluid:
     """Return a fluid at rest, its density close to that of N(mu, L L').
 
     Positions are shrunk and every kernel is round, of the smoothing length s for which kernels
-    and positions together have unit variance: s = N^(-1 / (d + 4)), Silverman's rule.
+    and positions together have unit variance: s = N^(-1 / (d + 4)), Silverman's rule, with a
+    `spread` of 1. A smaller one leaves less of the variance to the positions and more to the
+    kernels, and the density is closer to the Gaussian.
 
     Parameters
     ----------
@@ -128,16 +130,24 @@ def new_fluid(mu: Array, L: Array, z: Array, *, full: bool) -> Fluid:
         Standard normal numbers.
     full : bool
         Full smoothing tensors, or diagonal ones.
+    spread : float
+        Variance of the positions, in units of that of Silverman's rule, in (0, 1].
     """
     xp = namespace(z)
     n, d = z.shape
-    s = n ** (-1.0 / (d + 4))
-    z = (z - xp.mean(z, axis=0)) * math.sqrt(max(1.0 - s**2, 0.0))
+    apart = spread * (1.0 - n ** (-2.0 / (d + 4)))
+    z, s = (z - xp.mean(z, axis=0)) * math.sqrt(apart), math.sqrt(1.0 - apart)
     A = xp.broadcast_to(xp.eye(d) * s, (n, d, d)) if full else xp.full((n, d), s)
     return Fluid(z, xp.zeros_like(z), A, xp.full(n, -math.log(n)), mu, L)
 
 
-def pour(parts: list[tuple[Array, Array, Array]], log_shares: Array, *, full: bool) -> Fluid:
+def pour(
+    parts: list[tuple[Array, Array, Array]],
+    log_shares: Array,
+    *,
+    full: bool,
+    spread: float = 1.0,
+) -> Fluid:
     """Return one fluid at rest, its density close to a mixture of Gaussians.
 
     Parameters
@@ -149,8 +159,10 @@ def pour(parts: list[tuple[Array, Array, Array]], log_shares: Array, *, full: bo
         Log shares of the parts; they sum to 1.
     full : bool
         Full smoothing tensors; diagonal ones take one part only.
+    spread : float
+        As in `new_fluid`.
     """
-    fluids = [new_fluid(mu, L, z, full=full) for mu, L, z in parts]
+    fluids = [new_fluid(mu, L, z, full=full, spread=spread) for mu, L, z in parts]
     first = fluids[0]
     if len(fluids) == 1:
         return first
