@@ -23,7 +23,7 @@ from pymc_sph.history import History, to_dataset
 from pymc_sph.links import see
 from pymc_sph.process import graphs
 from pymc_sph.seeds import random_generator
-from pymc_sph.transform import compile_transform
+from pymc_sph.transform import Transform, compile_transform
 
 if idata.PYMC_5:
 
@@ -84,7 +84,7 @@ class FluidApproximation(Empirical):
         self.draws_from = "density"
         self.attrs: dict[str, Any] = {}
         self._target: Any = None
-        self._transforms: dict[int, tuple[Any, Any]] = {}
+        self._transforms: dict[int, tuple[Any, Transform]] = {}
         super().__init__(size=1, model=model, full=full)
 
     def update(
@@ -419,12 +419,16 @@ class FluidApproximation(Empirical):
         **idata_kwargs: Any,
     ) -> Any:
         """Draws (chains, draws, d) as InferenceData or DataTree."""
+        transform = self._transform(model)
+        attrs = self.attrs | {"importance": importance or "none"}
+        if "compile_time" in attrs:  # what it took to get these draws
+            attrs["compile_time"] += transform.compile_time
         return idata.to_container(
-            self._constrain(theta, model),
+            transform.chains(theta),
             stats,
             model,
             unconstrained=self._split(theta) if include_transformed else None,
-            attrs=self.attrs | {"importance": importance or "none"},
+            attrs=attrs,
             others={"fluid": self._fluid_group(include_transformed)},
             **idata_kwargs,
         )
@@ -438,14 +442,12 @@ class FluidApproximation(Empirical):
                 labels = coordinate_labels(self.model, self.model.initial_point(0))
         return to_dataset(self.history, self.result, mixture, labels)
 
-    def _constrain(self, theta: NDArray, model: Any) -> dict[str, NDArray]:
-        """Draws (..., d) as the model's variables, name to array (..., *shape)."""
+    def _transform(self, model: Any) -> Transform:
+        """Map from unconstrained points to the model's variables, compiled once."""
         if id(model) not in self._transforms:
             # the model goes in too: an id is only unique as long as its owner lives
             self._transforms[id(model)] = (model, compile_transform(model))
-        transform = self._transforms[id(model)][1]
-        flat = transform(theta.reshape(-1, theta.shape[-1]))
-        return {name: x.reshape(*theta.shape[:-1], *x.shape[1:]) for name, x in flat.items()}
+        return self._transforms[id(model)][1]
 
     def _split(self, theta: NDArray) -> dict[str, NDArray]:
         """Draws (..., d) as value variables, name to array (..., *shape)."""

@@ -125,7 +125,8 @@ class SPH(UnderWay, Inference):
     def approx(self) -> FluidApproximation:
         """The approximation, filled by `fit`."""
         if self._approx is None:
-            full = self.settings.full_tensor(self._dim())
+            dim = self._dim() if self._target is None else self._target.dim
+            full = self.settings.full_tensor(dim)
             with graphs():
                 self._approx = FluidApproximation(self.model, full=full)
         return self._approx

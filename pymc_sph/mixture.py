@@ -22,7 +22,7 @@ from pymc_sph.fluid.state import (
     to_unconstrained,
 )
 
-SETTLED = 1e-7
+SETTLED = 1e-5
 """Nats that the best fluid may be above the mean of all when their shares are at rest: no shares
 have a larger ELBO by more than that."""
 

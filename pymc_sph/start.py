@@ -176,26 +176,32 @@ def lbfgs_path(
     """Run SciPy's L-BFGS from a point.
 
     It ends when a step raises the log density by less than `tolerance`, relative to its size, or
-    at an iterate that belongs to one of the Gaussians `until`, by `landings` within `near`.
+    at an iterate that belongs to one of the Gaussians `until`, by `landings` within `near`. Where
+    there is one of these alone and it comes close to the posterior, its frame conditions the path.
     """
+    L = until[0].L if len(until) == 1 and until[0].close else None
     path = [np.array(point)]
     latest = np.full_like(point, np.nan)  # gradient at the last point looked at
     known: int | None = None
     count = 0
 
-    def objective(theta: np.ndarray) -> tuple[float, np.ndarray]:
+    def place(x: np.ndarray) -> np.ndarray:
+        return np.array(x) if L is None else point + L @ x
+
+    def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal count, latest
         count += 1
-        logp, grad = target(theta[None])
+        logp, grad = target(place(x)[None])
         latest = grad[0]
         if not (np.isfinite(logp[0]) and np.isfinite(grad[0]).all()):
-            return 1e100, np.zeros_like(theta)  # the line search backs off
-        return -float(logp[0]), -grad[0]
+            return 1e100, np.zeros_like(x)  # the line search backs off
+        return -float(logp[0]), -grad[0] if L is None else -(grad[0] @ L)
 
-    def keep(theta: np.ndarray) -> None:
+    def keep(x: np.ndarray) -> None:
         nonlocal known
+        theta = place(x)
         if np.isfinite(theta).all():
-            path.append(np.array(theta))
+            path.append(theta)
         if until:
             known = landings(until, theta[None], latest[None], near)[0]
             if known is not None:
@@ -203,7 +209,7 @@ def lbfgs_path(
 
     minimize(
         objective,
-        point,
+        point if L is None else np.zeros_like(point),
         jac=True,
         method="L-BFGS-B",
         callback=keep,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,12 +45,15 @@ class Transform:
         Shape of each variable, without the axis of the draws, when this was compiled.
     dim : int
         Number of unconstrained coordinates.
+    compile_time : float
+        Seconds it took to build and compile.
     """
 
     names: tuple[str, ...]
     shapes: tuple[tuple[int, ...], ...]
     dim: int
     function: Callable[[NDArray[np.float64]], list[NDArray[Any]]]
+    compile_time: float = 0.0
 
     def __call__(self, theta: ArrayLike) -> dict[str, NDArray[Any]]:
         """Transform a batch.
@@ -73,6 +77,11 @@ class Transform:
             raise ValueError(f"theta must have shape (n, {self.dim}), got {theta.shape}.")
         with graphs():  # a compiled function serves one thread at a time
             return self._in_blocks(theta)
+
+    def chains(self, theta: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
+        """Transform points (..., d): name to array (..., *shape)."""
+        flat = self(theta.reshape(-1, theta.shape[-1]))
+        return {name: x.reshape(*theta.shape[:-1], *x.shape[1:]) for name, x in flat.items()}
 
     def _in_blocks(self, theta: NDArray[np.float64]) -> dict[str, NDArray[Any]]:
         n = len(theta)
@@ -112,6 +121,7 @@ def compile_transform(
     -------
     Transform
     """
+    began = time.perf_counter()
     point = make_initial_point_fn(model=model)(0)
     if names is None:
         variables = get_default_varnames(model.unobserved_value_vars, include_transformed)
@@ -134,6 +144,7 @@ def compile_transform(
         shapes=tuple(value.shape[1:] for value in example),
         dim=theta.shape[1],
         function=function,
+        compile_time=time.perf_counter() - began,
     )
 
 

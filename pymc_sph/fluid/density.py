@@ -17,9 +17,9 @@ import numpy as np
 from pymc_sph.fluid import kernels
 from pymc_sph.fluid.state import Array, Fluid, namespace
 
-BLOCK = 500_000
+BLOCK = 100_000
 """Numbers in the largest temporary array, over particles, probes and, for full tensors, d."""
-COMPILED = 200
+COMPILED = 1_000
 """How many times as many in compiled code: blocks fit a core's cache, and accelerators want more
 at once, as do probes that are spread over devices."""
 
