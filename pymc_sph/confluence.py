@@ -32,6 +32,7 @@ from pymc_sph.fluid.simulate import Simulation, Stepper
 from pymc_sph.fluid.state import Fluid, to_frame
 from pymc_sph.fluid.step import LogDensity, Observation, Rates, step
 from pymc_sph.mixture import FluidMixture, fit_shares, pooled_field
+from pymc_sph.start import CALM
 
 NEGLIGIBLE = 1e-3
 """Share of q below which a fluid rests."""
@@ -108,10 +109,13 @@ def meet(
     rng: np.random.Generator,
     *,
     settling: bool = True,
+    centring: bool = False,
 ) -> tuple[FluidMixture, Witness, float]:
     """Let the masses of each fluid settle, and fit their shares, from n draws of each.
 
-    Without `settling` the masses within each fluid stay as they are.
+    Without `settling` the masses within each fluid stay as they are. With `centring`, where one
+    Gaussian comes close to the posterior, q is moved as a whole to where the weighted draws have
+    their mean.
 
     Returns
     -------
@@ -144,7 +148,22 @@ def meet(
         log_w = np.where(weight > 0, log_w, 0.0)
         mean = np.average(log_w, weights=weight)
         divergence = 0.5 * float(np.average((log_w - mean) ** 2, weights=weight))
-    return FluidMixture(mixture.fluids, log_shares), witness, divergence
+    met = FluidMixture(mixture.fluids, log_shares)
+    if centring and divergence < CALM:
+        met = met.moved(_off_centre(theta, log_w, weight))
+    return met, witness, divergence
+
+
+def _off_centre(theta: np.ndarray, log_w: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """How far (d,) the mean of p is from that of q, by draws (F, n, d) of the fluids.
+
+    Both means are of the same draws, so that their difference is known much better than either:
+    its noise falls with the spread of the log weights (F, n). `weight` are the draws' own, by the
+    shares of their fluids.
+    """
+    theta, q = theta.reshape(-1, theta.shape[-1]), weight.ravel() / weight.sum()
+    p = q * np.exp(log_w.ravel() - log_w.max())
+    return np.asarray((p / p.sum() - q) @ (theta - q @ theta))
 
 
 def _settle(fluid: Fluid, theta: np.ndarray, logp: np.ndarray) -> Fluid:

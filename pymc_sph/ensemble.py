@@ -192,8 +192,10 @@ class Ensemble:
         seed = (self.seed, TOGETHER)
         # none in the paper's scheme, whose particles weigh the same and take no common steps
         runs = [s for s in self.simulations if isinstance(s, Simulation)]
+        # weights of a noisy log p would move q by its noise
+        centring = bool(runs) and self.known.close and not getattr(target, "random", False)
         mixture, witness, divergence = confluence.meet(
-            self.mixture(), target, n, rng, settling=bool(runs)
+            self.mixture(), target, n, rng, settling=bool(runs), centring=centring
         )
         if runs:
             lost = self.status == scheduling.NON_FINITE

@@ -30,7 +30,7 @@ LEAST = 25
 GLANCE = 4
 """Part of the draws that is looked at first, where one Gaussian comes close to the posterior."""
 CLEAR_ESS, CLEAR_TAIL, CLEAR_ERROR, CLEAR_LEFT, CLEAR_UNCOVERED = 0.98, 0.7, 0.05, 0.1, 1e-3
-"""Least ESS, and largest Pareto k, errors and uncovered share, of a fit that a glance can judge: well
+"""Least ESS, largest Pareto k, errors and uncovered share of a fit that a glance can judge: well
 within every limit of the verdict. What weights leave is told to .05 by a thousand draws."""
 LIGHT = 1e-3
 """Mass below which a particle may have been left behind."""

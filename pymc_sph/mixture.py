@@ -22,7 +22,7 @@ from pymc_sph.fluid.state import (
     to_unconstrained,
 )
 
-SETTLED = 1e-5
+SETTLED = 1e-7
 """Nats that the best fluid may be above the mean of all when their shares are at rest: no shares
 have a larger ELBO by more than that."""
 
@@ -95,6 +95,11 @@ class FluidMixture:
                 )
             fluids.append(f)
         return FluidMixture(tuple(fluids), log_weights - logsumexp(log_weights))
+
+    def moved(self, step: np.ndarray) -> FluidMixture:
+        """Return q moved as a whole by a step (d,) of the unconstrained space."""
+        fluids = tuple(dataclasses.replace(f, mu=f.mu + step) for f in self.fluids)
+        return FluidMixture(fluids, self.log_weights)
 
     def sample(self, n: int, rng: np.random.Generator, fluid: int | None = None) -> Draws:
         """Draw n independent points from q, or from one fluid alone.
@@ -246,14 +251,15 @@ def fit_shares(logp: np.ndarray, log_q: np.ndarray, n_steps: int = 200) -> np.nd
     log_w = _normalised(np.where(some, 0.0, -1e3))
     top = np.max(log_q, axis=0)
     top = np.where(np.isfinite(top), top, 0.0)
-    q = np.exp(log_q - top)
-    above = np.where(finite, logp - top, 0.0)
+    q = np.exp(log_q - top).reshape(len(logp), -1)
+    counted = finite / count[:, None]
+    above = np.sum(np.where(finite, logp - top, 0.0) * counted, axis=1)
     for _ in range(n_steps):
-        pooled = np.log(np.maximum(np.tensordot(np.exp(log_w), q, 1), 1e-300))
-        phi = np.where(finite, above - pooled, 0.0).sum(axis=1) / count
+        pooled = np.log(np.maximum(np.exp(log_w) @ q, 1e-300)).reshape(finite.shape)
+        phi = above - np.sum(pooled * counted, axis=1)  # 0 for a fluid without a finite draw
         if np.max(phi[some]) - np.exp(log_w[some]) @ phi[some] < SETTLED:
             break
-        log_w = np.maximum(_normalised(log_w + np.where(some, 0.5 * phi, 0.0)), -1e3)
+        log_w = np.maximum(_normalised(log_w + 0.5 * phi), -1e3)
     return _normalised(log_w)
 
 

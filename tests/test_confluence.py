@@ -134,6 +134,25 @@ def test_divergence_estimates_kl():
     assert witness.n_agreeing == 1 and np.isnan(witness.r_hat)
 
 
+@pytest.mark.parametrize(("a", "centred"), [(0.2, True), (1.0, False)])
+def test_where_q_is_close_the_mean_of_the_weighted_draws_is_exact(a, centred):
+    # N(a, 1) in each of three coordinates, by two fluids; the target has its mean at 0
+    d = 3
+    shape = np.array([[2.0, 0.0, 0.0], [1.0, 0.5, 0.0], [0.3, 0.1, 4.0]])
+    fluid = new_fluid(shape @ np.full(d, a), shape, np.zeros((1, d)), full=True)
+    mixture = FluidMixture((fluid, fluid), np.log([0.5, 0.5]))
+    target = gaussian(np.zeros(d), shape @ shape.T)
+    rng = np.random.default_rng(SEED)
+    met, _, divergence = meet(mixture, target, 1_000, rng, settling=False, centring=True)
+    assert divergence == pytest.approx(d * a**2 / 2, rel=0.1)
+    left = np.linalg.solve(shape, met.mean())
+    # the difference of the two means has a standard error of .01: (w - 1) x over 2,000 draws,
+    # with w lognormal of variance .12 and x correlated with it
+    np.testing.assert_allclose(left, 0 if centred else a, atol=0.04 if centred else 1e-9)
+    rest, _, _ = meet(mixture, target, 1_000, np.random.default_rng(SEED), settling=False)
+    np.testing.assert_allclose(np.linalg.solve(shape, rest.mean()), a)
+
+
 def test_a_superfluous_fluid_agrees_and_a_lost_one_does_not():
     mean, cov = np.zeros(2), np.eye(2)
     same = [new_fluid(mean, np.eye(2), np.zeros((1, 2)), full=True) for _ in range(3)]

@@ -181,6 +181,33 @@ def test_poured_fluids_have_the_density_of_their_parts():
     np.testing.assert_allclose(found, expected, rtol=1e-9)
 
 
+def test_a_smaller_spread_leaves_more_of_the_variance_to_the_kernels():
+    d, n = 3, 4_000
+    z = np.random.default_rng(SEED).standard_normal((n, d))
+    wide, usual = (
+        pour([(np.ones(d), 2 * np.eye(d), z)], np.zeros(1), full=True, spread=s) for s in (0.2, 1)
+    )
+    np.testing.assert_allclose(wide.z, np.sqrt(0.2) * usual.z)
+    # variance 1 in all: the positions' own is off by .02 of itself, as of 4,000 normal numbers
+    for fluid, s in ((wide, 0.2), (usual, 1.0)):
+        kernel = fluid.A[0, 0, 0] ** 2
+        assert kernel == pytest.approx(1 - s * (1 - n ** (-2 / (d + 4))))
+        np.testing.assert_allclose(fluid.z.var(axis=0) + kernel, 1, atol=0.05)
+
+
+def test_close_to_a_gaussian_kernels_start_wide_and_fluids_stop_early():
+    rng = np.random.default_rng(SEED)
+    near, far = gaussian(np.zeros(3), np.eye(3)), banana
+    for target, d, calm in ((near, 3, True), (far, 2, False)):
+        points = rng.standard_normal((8, d))
+        ensemble = Ensemble.start(target, points, Settings(), SEED, 10)
+        assert ensemble.known.calm == calm
+        for simulation in ensemble.simulations:
+            width = np.linalg.det(simulation.fluid.A[0]) ** (1 / d)
+            assert (width > 0.9) == calm
+            assert simulation.plan.good == (2 if ensemble.known.close else 1) * simulation.plan.tol
+
+
 def test_every_fluid_starts_on_every_mode():
     weights, centres, sds = scattered(4, 2)
     target = normals(weights, centres, sds)

@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 
 from pymc_sph.density_fit import fit_density
 from pymc_sph.ensemble import Ensemble
-from pymc_sph.final_check import check, leave_behind, widened
+from pymc_sph.final_check import check, check_first, leave_behind, widened
 from pymc_sph.fluid.state import Fluid, new_fluid
 from pymc_sph.mixture import FluidMixture
 from pymc_sph.settings import Settings
@@ -48,6 +48,22 @@ def test_an_exact_q_shows_no_error_at_all(d):
     assert seen.ess == pytest.approx(1)
     # equal weights: what is left is the noise of 4,000 draws, .016 each
     assert seen.left < 0.08
+
+
+@pytest.mark.parametrize(("shift", "clear"), [(0.0, True), (0.5, False)])
+def test_a_first_look_ends_the_check_only_if_it_is_clear(shift, clear):
+    d, sizes = 3, []
+    target = gaussian(np.zeros(d), np.eye(d))
+
+    def counting(theta):
+        sizes.append(len(theta))
+        return target(theta)
+
+    rng = np.random.default_rng(SEED)
+    seen = check_first(one(np.full(d, shift)), counting, [around(np.zeros(d))], N, rng)
+    # draws from q, half as many from its wider twins, a quarter from the mode
+    assert seen.n_evaluations == sum(sizes) == (N // 4 + (0 if clear else N)) * 1.75
+    assert seen.clear == clear and seen.error == pytest.approx(shift, abs=0.05)
 
 
 @pytest.mark.parametrize(("sd", "shift"), [(0.7, 0.0), (1.3, 0.0), (1.0, 0.5)])

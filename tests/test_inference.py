@@ -254,6 +254,12 @@ def test_attrs(idata):
     assert attrs["status"] == "converged" and attrs["verdict"] == "reliable"
 
 
+def test_compile_time_is_that_of_the_fit_and_of_the_transform(approx, idata):
+    fit = approx.attrs["compile_time"]
+    again = approx.sample(3, random_seed=1)["posterior"].attrs["compile_time"]
+    assert 0 < fit < again == idata["posterior"].attrs["compile_time"]
+
+
 def test_multitrace_and_unconstrained(approx):
     trace = approx.sample(7, random_seed=1, return_inferencedata=False)
     assert isinstance(trace, pm.backends.base.MultiTrace) and len(trace) == 7

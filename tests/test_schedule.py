@@ -35,6 +35,15 @@ def follow(elbos, plan=PLAN, variance=1.0, n_probes=10_000):
     return states
 
 
+@pytest.mark.parametrize("flat", [None, 3])
+def test_ease_moves_the_mark_of_what_is_good_enough_alone(flat):
+    # half the variance is .015, between tol and twice tol; the ELBO still rises
+    elbos = np.arange(8.0)
+    for ease, status in ((1.0, schedule.RUNNING), (2.0, schedule.CONVERGED)):
+        plan = dataclasses.replace(PLAN, temperature=1.0, ease=ease, flat=flat)
+        assert follow(elbos, plan, variance=0.03)[-1].status == status
+
+
 @given(st.floats(1, 1e4), st.integers(0, 50))
 def test_temperature_starts_hot_only_falls_and_ends_at_one(hot, cooling):
     plan = dataclasses.replace(PLAN, temperature=hot, cooling=cooling)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -111,6 +113,29 @@ def test_a_path_climbs_and_begins_at_its_point():
     np.testing.assert_array_equal(path[0], point)
     assert (np.diff(logp) >= -1e-12).all() and count >= len(path) - 1
     np.testing.assert_allclose(path[-1], 0, atol=1e-3)
+
+
+def test_a_path_to_a_close_mode_runs_in_its_frame():
+    # log p = -log(1 + |x|^2) with |x| in units of sds that differ by a factor of 10^4
+    cov = np.diag([1e4, 1.0, 1e-4])
+    precision = np.linalg.inv(cov)
+
+    def heavy(theta):
+        inner = 1 + np.sum((theta @ precision) * theta, axis=1)
+        return -np.log(inner), -2 * (theta @ precision) / inner[:, None]
+
+    point = np.array([300.0, -5.0, 0.04])
+    frame = Gaussian(np.full(3, 1e3), np.linalg.cholesky(cov), 0.0, divergence=0.01)
+    assert frame.close
+    # a Gaussian elsewhere, so that no iterate belongs to it: the frame alone makes the difference
+    plain = lbfgs_path(heavy, point)
+    within = lbfgs_path(heavy, point, until=[frame], near=0.0)
+    np.testing.assert_array_equal(within.points[0], point)
+    assert within.known is None
+    np.testing.assert_allclose(within.points[-1] / np.sqrt(np.diag(cov)), 0, atol=1e-3)
+    assert within.n_evaluations < plain.n_evaluations / 2
+    vague = dataclasses.replace(frame, divergence=5.0)
+    assert lbfgs_path(heavy, point, until=[vague], near=0.0).n_evaluations == plain.n_evaluations
 
 
 def test_a_newton_step_tells_the_mode_of_a_far_point():
