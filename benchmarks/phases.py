@@ -32,7 +32,7 @@ import pymc as pm
 
 from posteriors import POSTERIORS, Posterior
 
-from pymc_sph import approximation, ensemble, inference
+from pymc_sph import approximation, ensemble, idata, inference
 from pymc_sph.ensemble import Ensemble
 from pymc_sph.target import Target
 
@@ -46,7 +46,7 @@ PHASES: dict[str, list[tuple[Any, str]]] = {
     "fluids": [(Ensemble, "step")],
     "check": [(Ensemble, "found")],
     "draws": [(approximation.FluidApproximation, "_draw")],
-    "idata": [(approximation.idata, "to_container")],
+    "idata": [(idata, "to_container")],
     "log density": [(Target, "__call__")],
 }
 """Phases and the functions that they are. All but the last are parts of the whole one after the

@@ -132,7 +132,7 @@ def _place(
         [(p.mu, p.L, rng.standard_normal((c, d))) for p, c in zip(places, counts, strict=True)],
         log_share - logsumexp(log_share),
         full=full,
-        spread=SPREAD if calm else 1.0,
+        spread=SPREAD if calm and not noisy else 1.0,  # noisy ones need the steps to average
     )
     auto = settings.temperature == "auto"
     temperature = 1.0 if calm and auto else settings.temperatures()[i]
@@ -153,7 +153,7 @@ def _place(
         ),
         flat=FLAT_STEPS if calm else None,
         noisy=noisy,
-        ease=EASE if exploration.close(modes) and not pressure else 1.0,
+        ease=EASE if exploration.close(modes) and not (pressure or noisy) else 1.0,
     )
     memory = Memory() if pressure else None
     return Simulation(fluid, plan, Schedule(), probes, (seed, STEPS, i), memory)

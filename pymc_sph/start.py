@@ -186,16 +186,19 @@ def lbfgs_path(
     count = 0
 
     def place(x: np.ndarray) -> np.ndarray:
-        return np.array(x) if L is None else point + L @ x
+        with np.errstate(over="ignore", invalid="ignore"):  # far out, log p is not finite anyway
+            return np.array(x) if L is None else point + L @ x
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal count, latest
         count += 1
         logp, grad = target(place(x)[None])
         latest = grad[0]
-        if not (np.isfinite(logp[0]) and np.isfinite(grad[0]).all()):
+        with np.errstate(over="ignore", invalid="ignore"):
+            slope = latest if L is None else latest @ L
+        if not (np.isfinite(logp[0]) and np.isfinite(slope).all()):
             return 1e100, np.zeros_like(x)  # the line search backs off
-        return -float(logp[0]), -grad[0] if L is None else -(grad[0] @ L)
+        return -float(logp[0]), -slope
 
     def keep(x: np.ndarray) -> None:
         nonlocal known
@@ -308,11 +311,11 @@ def fit_gaussians(
         if not (np.isfinite(H).all() and np.isfinite(g).all()):
             continue
         L = covariance_factor(H)
-        newton = L @ (L.T @ g)
-        with np.errstate(over="ignore"):  # an infinite length makes no step of it
-            length = np.sqrt(np.sum((L.T @ g) ** 2))
-        limit = 3.0 * np.sqrt(d)
-        found += [(mean, L) for mean in (x, x + newton * min(1.0, limit / max(length, 1e-300)))]
+        with np.errstate(over="ignore"):
+            newton = L.T @ g  # in sds
+            length = np.sqrt(np.sum(newton**2))
+        share = min(1.0, 3.0 * np.sqrt(d) / max(length, 1e-300))  # of an infinite step: none
+        found += [(mean, L) for mean in (x, x + L @ (newton * share if share else 0 * x))]
     if not found:
         return [], spent
     out = with_elbo(target, found, noise)
