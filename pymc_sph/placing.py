@@ -36,7 +36,8 @@ FLAT_STEPS = 3
 SPREAD = 0.2
 """Variance of the positions there, in units of Silverman's rule. Positions are random, and with its
 narrow kernels a fluid spends most of its steps on their noise: with 1 in place of .2, logistic
-regression (d = 25) took 100 steps instead of 30, nes 54 instead of 21, at the same ESS."""
+regression (d = 25) took 100 steps (four fluids) instead of 30, nes 54 instead of 21, at the same
+ESS."""
 EASE = 2.0
 """Times `tol` that a fluid alone is good enough, where one Gaussian comes close to the posterior:
 pooled, fluids are twice as good or better, and flow on together if they are not."""
