@@ -199,7 +199,8 @@ def _lazily(name: str) -> Callable[[pm.Model, int], Run]:
 
 
 METHODS: dict[str, Method] = {
-    "sph": Method("sph", by_sph, gradient=False),
+    # its modules are imported when they are needed; the clock starts after all imports
+    "sph": Method("sph", by_sph, ("pymc_sph.inference",), gradient=False),
     "nutpie": Method("NUTS (nutpie)", by_nutpie, ("nutpie",)),
     "smc": Method("pm.sample_smc", by_smc, gradient=False),
     "advi": Method("pm.ADVI", by_pymc("advi", 1)),
