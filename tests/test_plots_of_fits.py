@@ -111,12 +111,12 @@ def test_recorder_keeps_every_state(approx, recorder):
     np.testing.assert_allclose(
         recorder.mixtures[-1].fluids[0].z.shape, approx.mixture.fluids[0].z.shape
     )
-    sparse = plots.Recorder(every=3)
-    method = pymc_sph.SPH(approx.model, 2, temperature=4.0)
+    sparse = plots.Recorder(every=5)
+    # never good enough, so that all twelve steps are taken
+    method = pymc_sph.SPH(approx.model, 2, temperature=4.0, tol=1e-9)
     method.fit(12, callbacks=[sparse], progressbar=False)
-    n = method.approx.result.n_steps
-    assert n >= 6 and sparse.steps == [1, *range(3, n + 1, 3)]
-    method.fit(2, callbacks=[sparse], progressbar=False)
+    assert sparse.steps == [1, 5, 10]
+    method.fit(3, callbacks=[sparse], progressbar=False)
     assert sparse.steps == [1]
 
 
