@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from pymc_sph.checks import SettingsError, described, shown
+from pymc_sph.interrupts import held_interrupts
 
 SUFFIXES = (".npz", ".zarr")
 HEADER = "pymc_sph"
@@ -65,6 +66,8 @@ def check_path(name: str, value: Any) -> Path:
 def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> None:
     """Write a file atomically: all of it, or nothing.
 
+    Ctrl-C comes when it is written: an archive that is left half-way complains as it is collected.
+
     Parameters
     ----------
     path : Path
@@ -81,7 +84,7 @@ def write(path: Path, header: Mapping[str, Any], arrays: Mapping[str, np.ndarray
     """
     text = json.dumps({**header, "sha256": _digest(arrays)})
     save = _save_zarr if path.suffix == ".zarr" else _save_npz
-    with _replacing(path) as temporary:
+    with held_interrupts(), _replacing(path) as temporary:
         save(temporary, text, arrays)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import signal
 import subprocess
 import sys
 import zipfile
@@ -446,6 +447,22 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, suffi
     with pytest.raises(TypeError):
         files.write(path, {"n": object()}, {})
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", ["npz", "zarr"])
+def test_ctrl_c_waits_until_a_file_is_written(tmp_path, suffix, monkeypatch):
+    path, fsync = tmp_path / f"run.{suffix}", os.fsync
+
+    def interrupt(descriptor):
+        signal.raise_signal(signal.SIGINT)
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        files.write(path, {"n": 1}, {"x": np.arange(1000.0)})
+    header, arrays = files.read(path)
+    assert header == {"n": 1} and np.array_equal(arrays["x"], np.arange(1000.0))
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.filterwarnings("ignore::pymc_sph.UnreliableFitWarning")
