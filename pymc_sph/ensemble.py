@@ -15,7 +15,7 @@ from pymc_sph import confluence, gradient_free_start
 from pymc_sph.ahead import announce_steps
 from pymc_sph.confluence import Confluence, Witness
 from pymc_sph.exploration import Exploration, explore
-from pymc_sph.final_check import check, check_first, leave_behind
+from pymc_sph.final_check import check, leave_behind
 from pymc_sph.fluid import schedule as scheduling
 from pymc_sph.fluid.noise import stream
 from pymc_sph.fluid.simulate import Simulation
@@ -246,8 +246,8 @@ class Ensemble:
         mixture, looks = leave_behind(met.mixture(), target, best)
         rng = stream(self.seed, CHECK, self.n_steps)
         known = self._known(target)
-        look = check_first if known.close else check
-        seen = look(mixture, target, known.modes, self.settings.draws, rng)
+        draws = self.settings.draws
+        seen = check(mixture, target, known.modes, draws, rng, glance=known.close)
         found = Evidence(
             ess=seen.ess,
             pareto_k=seen.pareto_k,

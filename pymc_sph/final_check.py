@@ -122,30 +122,14 @@ def leave_behind(
     return (mixture.without(lost) if lost.any() else mixture), len(light)
 
 
-def check_first(
-    mixture: FluidMixture,
-    target: LogDensity,
-    modes: Sequence[Gaussian],
-    n: int,
-    rng: np.random.Generator,
-) -> Check:
-    """Check with a quarter of the draws, and with n of them where that is not `clear`.
-
-    For a posterior that a Gaussian comes close to; as `check`.
-    """
-    first = check(mixture, target, modes, max(n // GLANCE, 1), rng)
-    if first.clear:
-        return first
-    seen = check(mixture, target, modes, n, rng)
-    return dataclasses.replace(seen, n_evaluations=first.n_evaluations + seen.n_evaluations)
-
-
 def check(
     mixture: FluidMixture,
     target: LogDensity,
     modes: Sequence[Gaussian],
     n: int,
     rng: np.random.Generator,
+    *,
+    glance: bool = False,
 ) -> Check:
     """Weigh n draws from q, and about as many from beyond it, against the target.
 
@@ -163,7 +147,26 @@ def check(
         Draws from q.
     rng : numpy.random.Generator
         Source of the randomness.
+    glance : bool
+        Whether a quarter of the draws is looked at first, and is enough if what it shows is
+        `clear`: for a posterior that a Gaussian comes close to.
     """
+    if not glance:
+        return _weigh(mixture, target, modes, n, rng)
+    first = _weigh(mixture, target, modes, max(n // GLANCE, 1), rng)
+    if first.clear:
+        return first
+    seen = _weigh(mixture, target, modes, n, rng)
+    return dataclasses.replace(seen, n_evaluations=first.n_evaluations + seen.n_evaluations)
+
+
+def _weigh(
+    mixture: FluidMixture,
+    target: LogDensity,
+    modes: Sequence[Gaussian],
+    n: int,
+    rng: np.random.Generator,
+) -> Check:
     own = mixture.sample(n, rng).theta
     logp, _ = target(own)
     n_nonfinite = int(np.sum(~np.isfinite(logp)))

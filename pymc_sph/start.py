@@ -7,9 +7,10 @@ the curvature here comes from differences of the gradient, all points of a path 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
@@ -179,23 +180,18 @@ def lbfgs_path(
     at an iterate that belongs to one of the Gaussians `until`, by `landings` within `near`. Where
     there is one of these alone and it comes close to the posterior, its frame conditions the path.
     """
-    L = until[0].L if len(until) == 1 and until[0].close else None
+    origin, place, pull = _conditioned(point, until)
     path = [np.array(point)]
     latest = np.full_like(point, np.nan)  # gradient at the last point looked at
     known: int | None = None
     count = 0
-
-    def place(x: np.ndarray) -> np.ndarray:
-        with np.errstate(over="ignore", invalid="ignore"):  # far out, log p is not finite anyway
-            return np.array(x) if L is None else point + L @ x
 
     def objective(x: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal count, latest
         count += 1
         logp, grad = target(place(x)[None])
         latest = grad[0]
-        with np.errstate(over="ignore", invalid="ignore"):
-            slope = latest if L is None else latest @ L
+        slope = pull(latest)
         if not (np.isfinite(logp[0]) and np.isfinite(slope).all()):
             return 1e100, np.zeros_like(x)  # the line search backs off
         return -float(logp[0]), -slope
@@ -212,13 +208,27 @@ def lbfgs_path(
 
     minimize(
         objective,
-        point if L is None else np.zeros_like(point),
+        origin,
         jac=True,
         method="L-BFGS-B",
         callback=keep,
         options={"maxiter": 200, "maxfun": 400, "maxcor": 20, "ftol": tolerance},
     )
     return Path(np.stack(path), known, count)
+
+
+def _conditioned(
+    point: np.ndarray, until: Sequence[Gaussian]
+) -> tuple[np.ndarray, Callable[[Any], np.ndarray], Callable[[Any], np.ndarray]]:
+    """Coordinates x of a path: those of `point`, the map to theta, and the gradient's map to x.
+
+    They are theta itself, but where one Gaussian alone is known and comes close to the posterior.
+    """
+    if len(until) == 1 and until[0].close:
+        L = until[0].L
+        quiet = np.errstate(over="ignore", invalid="ignore")  # far out, log p is not finite anyway
+        return np.zeros_like(point), quiet(lambda x: point + L @ x), quiet(lambda grad: grad @ L)
+    return point, np.array, np.asarray
 
 
 def landings(

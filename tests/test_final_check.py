@@ -12,7 +12,7 @@ from scipy.special import logsumexp
 
 from pymc_sph.density_fit import fit_density
 from pymc_sph.ensemble import Ensemble
-from pymc_sph.final_check import check, check_first, leave_behind, widened
+from pymc_sph.final_check import check, leave_behind, widened
 from pymc_sph.fluid.state import Fluid, new_fluid
 from pymc_sph.mixture import FluidMixture
 from pymc_sph.settings import Settings
@@ -60,7 +60,7 @@ def test_a_first_look_ends_the_check_only_if_it_is_clear(shift, clear):
         return target(theta)
 
     rng = np.random.default_rng(SEED)
-    seen = check_first(one(np.full(d, shift)), counting, [around(np.zeros(d))], N, rng)
+    seen = check(one(np.full(d, shift)), counting, [around(np.zeros(d))], N, rng, glance=True)
     # draws from q, half as many from its wider twins, a quarter from the mode
     assert seen.n_evaluations == sum(sizes) == (N // 4 + (0 if clear else N)) * 1.75
     assert seen.clear == clear and seen.error == pytest.approx(shift, abs=0.05)
