@@ -63,8 +63,8 @@ class Cell:
 
     @property
     def applies(self) -> bool:
-        """Whether the method was tried at all."""
-        return not set(self.failures) & {"needs a gradient", "not installed"}
+        """Whether the method was tried at all, with warm caches."""
+        return self.runs > 0 and not set(self.failures) & {"needs a gradient", "not installed"}
 
     @property
     def note(self) -> str:
@@ -73,6 +73,8 @@ class Cell:
             said if n == self.runs else f"{n} of {self.runs}: {said}"
             for said, n in (self.failures | self.remarks).items()
         ]
+        if not self.runs:
+            words.append("cold run only")
         if self.medians.get("diverging"):
             words.append(f"{self.medians['diverging']:.0f} divergences")
         return "; ".join(words)

@@ -87,6 +87,12 @@ class FluidApproximation(Empirical):
         self._transforms: dict[int, tuple[Any, Transform]] = {}
         super().__init__(size=1, model=model, full=full)
 
+    def __repr__(self) -> str:
+        """Return what it is and how far to trust it, for a notebook."""
+        grade = "none yet" if self.verdict is None else self.verdict.grade
+        dim = self.groups[0].ddim
+        return f"FluidApproximation(dim={dim}, status={self.status!r}, verdict={grade!r})"
+
     def update(
         self,
         mixture: FluidMixture,
@@ -141,9 +147,20 @@ class FluidApproximation(Empirical):
         Returns
         -------
         ndarray (n,) or ()
+
+        Raises
+        ------
+        ValueError
+            For another shape.
         """
-        theta = np.asarray(theta, dtype="float64")
-        out = self._fitted().log_density(np.atleast_2d(theta))
+        theta, q = np.asarray(theta, dtype="float64"), self._fitted()
+        if theta.ndim not in (1, 2) or theta.shape[-1] != q.dim:
+            names = ", ".join(value.name for value in self.model.value_vars)
+            raise ValueError(
+                f"theta of shape {theta.shape}: give (n, {q.dim}) or ({q.dim},), in unconstrained "
+                f"space, coordinates in the order {names}"
+            )
+        out = q.log_density(np.atleast_2d(theta))
         return out if theta.ndim == 2 else out[0]
 
     # --- draws

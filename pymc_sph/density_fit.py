@@ -10,11 +10,16 @@ import numpy as np
 
 from pymc_sph.checks import SettingsError, check_integer
 from pymc_sph.density_target import DensityTarget, LogDensityFunction
-from pymc_sph.ensemble import Ensemble
+from pymc_sph.ensemble import Ensemble, StartError
 from pymc_sph.fluid.noise import stream
 from pymc_sph.result import FitResult
 from pymc_sph.schemes import settings_of
 from pymc_sph.seeds import POINTS, integer_seed
+
+LOOKS = 3
+"""Points at which the gradient is looked at."""
+DIFFERENCE = 1e-4
+"""Length of the differences there, relative to 1 and to the coordinates."""
 
 
 def fit_density(
@@ -63,9 +68,10 @@ def fit_density(
     Raises
     ------
     SettingsError
-        For settings that have no meaning.
+        For settings that have no meaning, and for a gradient that is far from the log density's
+        own differences.
     StartError
-        If no start is finite.
+        If no start is finite, or the log density raises everywhere.
     """
     chosen = settings_of(scheme, settings)
     dim = check_integer("dim", dim, 1)
@@ -86,11 +92,47 @@ def fit_density(
         spread = np.where(np.arange(chosen.paths) % 2, 3.0, 1.0)
         points = spread[:, None] * rng.standard_normal((chosen.paths, dim))
     try:
+        if target.formulation == "force":
+            check_gradient(target, points[:LOOKS], stream(seed, POINTS, 1))
         ensemble = Ensemble.start(target, points, chosen, seed, n)
         while not ensemble.done:
             ensemble, _ = ensemble.step(target)
         result = ensemble.finish(target)
         spent, failed = target.n_evaluations, target.n_failed
         return dataclasses.replace(result, n_evaluations=spent, n_failed=failed)
+    except StartError as err:
+        if target.n_failed == 0 or target.n_failed < target.n_evaluations - 1:
+            raise
+        raise StartError(
+            "the log density raised an error at every point (the first is logged): it takes an "
+            f"array (K, {dim}) of points, and returns (K,) log densities, or these and the "
+            f"gradients (K, {dim})"
+        ) from err
     finally:
         target.release()
+
+
+def check_gradient(target: DensityTarget, points: np.ndarray, rng: np.random.Generator) -> None:
+    """Compare the gradient along a random direction with differences of the log density.
+
+    Raises
+    ------
+    SettingsError
+        If they are far apart at every one of the points (P, d), as with a sign that is wrong.
+    """
+    target(points[:1])  # for its errors, of one point
+    direction = rng.standard_normal(points.shape[1])
+    step = DIFFERENCE * (1 + np.abs(points)) * direction
+    logp, grad = target(np.concatenate([points + step, points - step, points]))
+    up, down, _ = np.split(logp, 3)
+    slope, own = 0.5 * (up - down), np.sum(grad[-len(points) :] * step, axis=1)
+    size = np.maximum(np.abs(slope), np.abs(own))
+    # a tenth of it, and far above what rounding leaves; false where one of them is not finite
+    if np.all(np.abs(slope - own) > 0.1 * size + 1e-12 * (1 + np.abs(up))):
+        length = float(np.linalg.norm(step[0]))
+        raise SettingsError(
+            "the gradient is not that of the log density: along a random direction it says "
+            f"{own[0] / length:.3g} where differences of the log density give "
+            f"{slope[0] / length:.3g}, at {len(points)} of {len(points)} points; check its sign and "
+            "its terms"
+        )

@@ -187,7 +187,11 @@ def _explain(target: Target, theta: Array, point: Point) -> str:
     error = target.error_at(theta)
     if error is not None:
         first_line = str(error).strip().split("\n")[0]
-        return f"The log density cannot be evaluated at the starting point: {first_line}\n{remedy}"
+        return (
+            f"The log density cannot be evaluated at the starting point: {first_line}\nCheck the "
+            "shapes and the values of the data, and of the variables that meet them "
+            "(model.debug() names the variable)."
+        )
     logp, grad = target(theta[None, :])
     if grad is not None and np.isfinite(logp[0]):
         bad = [target.labels[i] for i in np.flatnonzero(~np.isfinite(grad[0]))[:10]]

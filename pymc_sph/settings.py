@@ -225,7 +225,10 @@ def make_settings(
     names = [field.name for field in dataclasses.fields(kind)]
     for name in values:
         if name not in names:
-            near = difflib.get_close_matches(name, [*names, *others], n=1)
+            known = [*names, *others]
+            # a part of a name first: `core`, by its letters, is as close to `score` as to `cores`
+            whole = [x for x in known if x.startswith(name) or name in x.split("_")]
+            near = (whole if len(name) > 2 else []) or difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
             raise SettingsError(
                 f"unknown setting {name!r}.{hint} The settings are {', '.join(names)}"

@@ -38,6 +38,8 @@ R_HAT = 1.2
 """Largest r_hat of fluids that found the same."""
 UNKNOWN = 0.05
 """Share of the draws where log p may be undefined."""
+REFINE = "fit by `method = pymc_sph.SPH()`, `method.fit()`, and then `method.refine(n)`"
+"""How a fit goes on: `pm.fit` gives the approximation back, and not the method that made it."""
 
 
 @dataclass(frozen=True)
@@ -133,10 +135,14 @@ def judge(found: Evidence) -> Verdict:
     Each finding looks at figures of its own and none lifts another, so that worse figures never
     give a better grade.
     """
+    fluids = f"{found.n_agreeing} of {found.n_fluids} fluids"
+    if found.n_modes > 1:  # each may have found its own: then a large r_hat is no disagreement
+        together = f"{fluids} carry mass, on {found.n_modes} modes (r_hat {found.r_hat:.2f})"
+    else:
+        together = f"{fluids} agree (r_hat {found.r_hat:.2f})"
     figures = (
         f"estimated error {found.error:.2f} sd ({found.left:.2f} with weights), "
-        f"importance ESS {found.ess:.2f}, Pareto k {found.pareto_k:.2f}, "
-        f"{found.n_agreeing} of {found.n_fluids} fluids agree (r_hat {found.r_hat:.2f})"
+        f"importance ESS {found.ess:.2f}, Pareto k {found.pareto_k:.2f}, {together}"
     )
     if found.status not in ("converged", "stopped"):
         figures += f", status {found.status!r}"
@@ -244,7 +250,7 @@ def _mendable(found: Evidence) -> Iterator[Verdict]:
         yield Verdict(
             USE_WEIGHTS,
             "the fit was interrupted",
-            "Continue with refine(n).",
+            f"Fit again, or {REFINE}.",
             "stopped-before-its-end",
         )
 
@@ -257,7 +263,7 @@ def _cut_off(found: Evidence) -> bool:
 def _unless_cut_off(found: Evidence, advice: str) -> str:
     """Advice for a fit that did not reach its end: let it, before anything else."""
     if found.status == "max_steps":
-        return "The fit used up its steps: raise `n`, or continue with refine(n)."
+        return f"The fit used up its steps: raise `n`, or {REFINE}."
     if found.status == "interrupted":
-        return "The fit was interrupted: continue with refine(n)."
+        return f"The fit was interrupted: fit again, or {REFINE}."
     return advice

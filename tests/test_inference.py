@@ -214,6 +214,8 @@ def test_log_density_is_normalised(approx):
     # sd of the ratio is about 1: standard error .007
     assert ratio.mean() == pytest.approx(1, abs=0.035)
     assert approx.log_density(theta[0]).shape == ()
+    with pytest.raises(ValueError, match=r"shape \(7,\): give \(n, \d\)"):
+        approx.log_density(np.zeros(7))
 
 
 def test_symbolic_draws_and_density_are_those_of_q(approx):

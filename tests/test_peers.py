@@ -44,6 +44,7 @@ ROWS = [
     good("nutpie", 3, 6.0, 0.06, **NUTS),
     row("advi", 1, status="time out", reason="900 s"),
     row("svgd", 1, status="not installed", reason="svgd"),
+    good("laplace", 1, 7.0, 0.2, cache="cold"),
 ]
 
 
@@ -66,6 +67,7 @@ def test_failures_are_shown():
     assert not cell("advi").medians
     assert cell("advi").applies
     assert not cell("svgd").applies
+    assert cell("laplace").note == "cold run only" and not cell("laplace").applies
 
 
 def test_tables_state_ratios_to_nuts_and_failures():
