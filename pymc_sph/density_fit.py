@@ -133,6 +133,6 @@ def check_gradient(target: DensityTarget, points: np.ndarray, rng: np.random.Gen
         raise SettingsError(
             "the gradient is not that of the log density: along a random direction it says "
             f"{own[0] / length:.3g} where differences of the log density give "
-            f"{slope[0] / length:.3g}, at {len(points)} of {len(points)} points; check its sign and "
-            "its terms"
+            f"{slope[0] / length:.3g}, and the like at all of {len(points)} points; check its sign "
+            "and its terms"
         )

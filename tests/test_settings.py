@@ -120,9 +120,9 @@ def test_unknown_setting_suggests_the_nearest():
     with pytest.raises(SettingsError, match=r"Did you mean 'random_seed'"):
         make_settings({"random_seeds": 1}, ["random_seed"])
     # a part of a name goes before one with as many letters in common
-    for given, meant in (("core", "cores"), ("seed", "random_seed")):
+    for slip, meant in (("core", "cores"), ("seed", "random_seed")):
         with pytest.raises(SettingsError, match=f"Did you mean '{meant}'"):
-            make_settings({given: 1}, ["score", "scheme", "cores", "random_seed"])
+            make_settings({slip: 1}, ["score", "scheme", "cores", "random_seed"])
 
 
 def test_defaults_follow_the_dimension():
