@@ -230,8 +230,9 @@ def make_settings(
             whole = [x for x in known if x.startswith(name) or name in x.split("_")]
             near = (whole if len(name) > 2 else []) or difflib.get_close_matches(name, known, n=1)
             hint = f" Did you mean {near[0]!r}?" if near else ""
+            besides = f"; other arguments are {', '.join(others)}" if others else ""
             raise SettingsError(
-                f"unknown setting {name!r}.{hint} The settings are {', '.join(names)}"
+                f"unknown setting {name!r}.{hint} The settings are {', '.join(names)}{besides}"
             )
     return kind(**values)
 

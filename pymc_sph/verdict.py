@@ -140,9 +140,11 @@ def judge(found: Evidence) -> Verdict:
         together = f"{fluids} carry mass, on {found.n_modes} modes (r_hat {found.r_hat:.2f})"
     else:
         together = f"{fluids} agree (r_hat {found.r_hat:.2f})"
+    # of weights that hardly vary, k is often large, for nothing
+    equal = " (weights nearly equal)" if found.pareto_k > TAIL and found.ess >= CONSTANT else ""
     figures = (
         f"estimated error {found.error:.2f} sd ({found.left:.2f} with weights), "
-        f"importance ESS {found.ess:.2f}, Pareto k {found.pareto_k:.2f}, {together}"
+        f"importance ESS {found.ess:.2f}, Pareto k {found.pareto_k:.2f}{equal}, {together}"
     )
     if found.status not in ("converged", "stopped"):
         figures += f", status {found.status!r}"
@@ -242,7 +244,9 @@ def _mendable(found: Evidence) -> Iterator[Verdict]:
             USE_WEIGHTS,
             "the draws need their weights",
             _unless_cut_off(
-                found, "Use pymc_sph.fit (importance-corrected draws), or raise `particles`."
+                found,
+                "Take importance-corrected draws, by `approx.sample_chains()` or pymc_sph.fit, or "
+                "raise `particles`.",
             ),
             "the-draws-need-their-weights",
         )

@@ -85,6 +85,7 @@ def test_every_fit_gets_a_reason_and_every_doubtful_one_advice(found):
         ({"error": 0.2, "left": 0.3, "status": "max_steps"}, "unreliable", "mend", "raise `n`"),
         ({"error": np.inf, "left": np.inf}, "unreliable", "do not mend", "`particles`"),
         ({"ess": 0.7}, "reliable", "ESS 0.70", ""),
+        ({"pareto_k": 2.4, "ess": 0.99}, "reliable", "k 2.40 (weights nearly equal)", ""),
         ({"ess": 0.7, "dim": 50}, "use the weights", "ESS 0.70", "pymc_sph.fit"),
         ({"ess": 0.4}, "use the weights", "ESS 0.40", "pymc_sph.fit"),
         ({"ess": 0.01}, "unreliable", "few weights", "Reparametrise"),
