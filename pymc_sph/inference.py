@@ -24,7 +24,7 @@ from pymc_sph.checks import Callback, SettingsError, check_callbacks, check_inte
 from pymc_sph.fingerprint import fingerprint
 from pymc_sph.graph import check_free_variables
 from pymc_sph.links import see
-from pymc_sph.process import graphs, one_blas_thread
+from pymc_sph.process import graphs, one_blas_thread, users_level
 from pymc_sph.schemes import settings_of
 from pymc_sph.seeds import integer_seed
 from pymc_sph.target import Target, compile_target
@@ -404,7 +404,7 @@ class SPH(UnderWay, Inference):
         grade = result.verdict.grade
         if grade == verdict.UNRELIABLE and result.n_steps:  # none: that is what was asked for
             message = f"Verdict on the SPH fit: {result.verdict}"
-            warnings.warn(message, UnreliableFitWarning, stacklevel=2)
+            warnings.warn(message, UnreliableFitWarning, stacklevel=users_level())
         else:
             level = logging.INFO if grade == verdict.RELIABLE else logging.WARNING
             form = result.formulation

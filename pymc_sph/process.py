@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import warnings
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from threadpoolctl import OpenBLASController, ThreadpoolController
@@ -16,6 +18,19 @@ _entry = threading.Lock()
 _limits: Any = None
 _users = 0
 _graphs = threading.RLock()
+
+
+def users_level() -> int:
+    """Return the `stacklevel` by which a warning names the user's line, not one of PyMC or ours."""
+    frame, level = sys._getframe(1), 1
+    while frame.f_back is not None and _is_ours(frame):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
+def _is_ours(frame: FrameType) -> bool:
+    module = str(frame.f_globals.get("__name__", ""))
+    return module.split(".")[0] in ("pymc_sph", "pymc", "contextlib")
 
 
 @contextmanager

@@ -301,13 +301,14 @@ def test_fit_returns_a_chain_per_fluid(model, importance):
 
 
 def test_an_unreliable_fit_warns(model):
-    with model, pytest.warns(pymc_sph.UnreliableFitWarning, match="unreliable"):
+    with model, pytest.warns(pymc_sph.UnreliableFitWarning, match="unreliable") as caught:
         approx = pm.fit(
             1, method="sph", random_seed=0, progressbar=False,
             inf_kwargs={"fluids": 1, "particles": 1, "temperature": 1.0},
             start={"beta": np.array([1.0, 2.0])}, callbacks=[_blow_up],
         )  # fmt: skip
     assert approx.verdict.advice
+    assert [w.filename for w in caught] == [__file__]  # the line that asked for the fit
 
 
 def _blow_up(approx, losses, i):
