@@ -184,7 +184,7 @@ def chosen(names: list[str], parts: list[str] | None) -> list[str]:
 def main() -> None:
     """Measure, and write table and figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--quick", action="store_true", help="a few posteriors and methods")
+    parser.add_argument("--quick", action="store_true", help="one posterior, three methods")
     parser.add_argument("--only", nargs="+", metavar="NAME", help="parts of posteriors' names")
     parser.add_argument("--methods", nargs="+", metavar="NAME", help="parts of methods' names")
     parser.add_argument("--seeds", type=int, default=None, help="number of warm runs, 5")

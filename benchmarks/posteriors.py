@@ -113,7 +113,7 @@ def predator_prey_reference() -> Summary:
     return Summary.load(predator_prey.REFERENCE)
 
 
-QUICK = ("eight_schools_noncentered", "nes")
+QUICK = ("nes",)
 
 
 def _all() -> dict[str, Posterior]:
