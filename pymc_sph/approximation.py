@@ -21,7 +21,7 @@ from pymc_sph.graph import coordinate_labels
 from pymc_sph.group import FluidGroup
 from pymc_sph.history import History, to_dataset
 from pymc_sph.links import see
-from pymc_sph.process import graphs
+from pymc_sph.process import graphs, users_level
 from pymc_sph.seeds import random_generator
 from pymc_sph.transform import Transform, compile_transform
 
@@ -418,7 +418,7 @@ class FluidApproximation(Empirical):
                 "log p is not finite at any draw, so `lp` and `log_weight` mean nothing. If "
                 "pm.set_data has changed the data since the fit, fit again."
                 + see("the-data-have-changed-since-the-fit"),
-                stacklevel=3,
+                stacklevel=users_level(),
             )
         return sample
 

@@ -101,7 +101,8 @@ def fit_density(
         spent, failed = target.n_evaluations, target.n_failed
         return dataclasses.replace(result, n_evaluations=spent, n_failed=failed)
     except StartError as err:
-        if target.n_failed == 0 or target.n_failed < target.n_evaluations - 1:
+        # all but the call that asked whether there is a gradient
+        if target.n_failed < target.n_evaluations - 1:
             raise
         raise StartError(
             "the log density raised an error at every point (the first is logged): it takes an "

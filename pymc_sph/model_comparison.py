@@ -17,6 +17,7 @@ from scipy.special import logsumexp
 from pymc_sph import idata
 from pymc_sph.checks import finite_real, shown
 from pymc_sph.links import see
+from pymc_sph.process import users_level
 from pymc_sph.verdict import RELIABLE
 
 
@@ -132,7 +133,7 @@ def _warn_improper(name: str, fit: Any) -> None:
             f"The prior of {', '.join(flat)} in {name!r} is flat, so the evidence of this model is "
             "defined up to a constant only, and comparing it has no meaning: give proper priors."
             + see("flat-priors-have-no-evidence"),
-            stacklevel=4,
+            stacklevel=users_level(),
         )
 
 

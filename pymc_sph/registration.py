@@ -83,6 +83,7 @@ def _wrap(original: Callable[..., Any]) -> Callable[..., Any]:
 def _warn_of_ignored(method: Any, arguments: Mapping[str, Any]) -> None:
     """Warn of arguments that `pymc.fit` drops when its method is an SPH object."""
     from pymc_sph.inference import SPH
+    from pymc_sph.process import users_level
 
     if not isinstance(method, SPH):
         return
@@ -93,5 +94,5 @@ def _warn_of_ignored(method: Any, arguments: Mapping[str, Any]) -> None:
         warnings.warn(
             f"pm.fit ignores {', '.join(ignored)} when the method is an SPH object: "
             "give them to SPH(...), or use method='sph'." + see("arguments-that-are-ignored"),
-            stacklevel=3,
+            stacklevel=users_level(),
         )

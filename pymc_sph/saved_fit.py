@@ -22,7 +22,7 @@ from pymc_sph.fingerprint import fingerprint, other_data, other_variables
 from pymc_sph.inference import SPH
 from pymc_sph.links import see
 from pymc_sph.mixture import FluidMixture
-from pymc_sph.process import graphs
+from pymc_sph.process import graphs, users_level
 from pymc_sph.target import later_target
 
 
@@ -70,7 +70,7 @@ def load(path: str | PathLike[str], model: Any = None) -> FluidApproximation:
             "approximation is the posterior of the data of the fit; `lp`, `log_weight` and "
             "corrected draws follow the model as it is."
             + see("the-data-have-changed-since-the-fit"),
-            stacklevel=2,
+            stacklevel=users_level(),
         )
     return approx
 
