@@ -93,7 +93,7 @@ def test_every_fit_gets_a_reason_and_every_doubtful_one_advice(found):
         ({"pareto_k": 1.4, "ess": 0.5}, "unreliable", "few weights", "`probes`"),
         ({"n_agreeing": 1}, "use the weights", "different parts", "`fluids`"),
         # known modes, shared out
-        ({"r_hat": 1.5, "n_modes": 2}, "reliable", "4 of 4 fluids carry mass, on 2 modes", ""),
+        ({"r_hat": 1.5, "n_modes": 2}, "reliable", "carry mass, on 2 modes (r_hat 1.50)", ""),
         ({"r_hat": 1.5}, "use the weights", "different parts", "`temperature`"),
         ({"uncovered": 0.05}, "use the weights", "5.0% of the posterior, in the tails", "Repar"),
         ({"uncovered": 0.05, "pareto_k": 0.8}, "unreliable", "5.0%", "Repar"),
